@@ -1,0 +1,150 @@
+//! The checked config: what the rest of the program is built from. Every value here is in range and has its type; no
+//! caller checks it again.
+//!
+//! The text is read in two steps: `raw` is the file's shape, with places; `check` turns it into these types or into
+//! errors that name line, column and remedy. Defaults stand in `check` and nowhere else.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::event::EventKind;
+use crate::name::{AppName, ClusterName, HandlerName, NodeName};
+use crate::policy::Grant;
+
+/// One node's whole config.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[cluster]`
+    pub cluster: Cluster,
+    /// `[[app]]`, in the order of the file.
+    pub apps: Vec<App>,
+    /// `[[handler]]`, in the order of the file.
+    pub handlers: Vec<Handler>,
+}
+
+/// `[node]`: this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Unique in the cluster.
+    pub name: NodeName,
+    /// Where the gossip socket listens.
+    pub bind: SocketAddr,
+    /// What others dial, if it is not the bound address.
+    pub advertise: Option<SocketAddr>,
+    /// Generation, handler cache, node key. Private to the daemon (0700).
+    pub state_dir: PathBuf,
+    /// The admin socket's path.
+    pub admin_socket: PathBuf,
+}
+
+/// `[cluster]`: what all members share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Datagrams of another cluster are refused.
+    pub name: ClusterName,
+    /// Where to look for members; tried for ever until one answers.
+    pub seeds: Vec<Seed>,
+    /// The shared key's file. Without one only loopback addresses are taken.
+    pub key_file: Option<PathBuf>,
+    /// The gossip's tempo.
+    pub profile: Profile,
+}
+
+/// A place to look for members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seed {
+    /// An address.
+    Address(SocketAddr),
+    /// A name to be resolved each time, and a port; every address it has is tried.
+    Name(String, u16),
+}
+
+/// The gossip's tempo: how fast a failure is noticed against how much silence is forgiven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// One site: a probe a second, a failure known in about 5 s.
+    #[default]
+    Lan,
+    /// Between sites: a probe every 5 s, a failure known in about 40 s.
+    Wan,
+}
+
+/// `[[app]]`: an application on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    /// The same on every node that runs it.
+    pub name: AppName,
+    /// What handlers publish while it is up.
+    pub publish: Vec<IpAddr>,
+    /// How it is checked.
+    pub check: Check,
+    /// From the start of one check to the start of the next, jittered by a tenth.
+    pub interval: Duration,
+    /// A check that takes longer has failed.
+    pub timeout: Duration,
+    /// So many good checks in a row make it up.
+    pub rise: u32,
+    /// So many bad checks in a row make it down.
+    pub fall: u32,
+}
+
+/// An HTTP check: `GET` of a URL on this machine or near it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// `http://host[:port]/path`.
+    pub url: url::Url,
+    /// Inclusive ranges of statuses that are good.
+    pub expect_status: Vec<(u16, u16)>,
+    /// The body must contain this text, if given. The first 64 KiB are looked at.
+    pub expect_body: Option<String>,
+}
+
+/// `[[handler]]`: a handler, what it is told, and what it may reach.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Handler {
+    /// Unique on this node; the same on every node that runs it.
+    pub name: HandlerName,
+    /// Where its component comes from.
+    pub source: Source,
+    /// The events it is told of.
+    pub on: Vec<EventKind>,
+    /// The applications it may see; empty: all.
+    pub apps: Vec<AppName>,
+    /// How often it is told to look again.
+    pub reconcile_every: Duration,
+    /// A run that takes longer is ended.
+    pub timeout: Duration,
+    /// What the guest reads through `wasi:config`.
+    pub config: BTreeMap<String, String>,
+    /// What it may reach over HTTP.
+    pub http: Vec<Grant>,
+}
+
+impl Handler {
+    /// Whether this handler may see `app`.
+    pub fn sees(&self, app: &AppName) -> bool {
+        self.apps.is_empty() || self.apps.contains(app)
+    }
+}
+
+/// Where a component comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// One of the handlers inside the binary.
+    Builtin(String),
+    /// A file.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}

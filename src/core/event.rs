@@ -1,0 +1,169 @@
+//! What can happen, and what a run of a handler can end as. The words here are the ones of the WIT, the config, the
+//! CLI and the logs; nothing spells them a second time.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::name::{AppName, HandlerName, NodeName};
+use crate::time::Wall;
+
+/// The kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    /// A member joined or came back.
+    MemberUp,
+    /// A member failed.
+    MemberDown,
+    /// A member left of its own will.
+    MemberLeft,
+    /// An application on a member became healthy.
+    AppUp,
+    /// An application on a member became unhealthy, or its member went.
+    AppDown,
+    /// Nothing happened: a reason to look again.
+    Reconcile,
+}
+
+impl EventKind {
+    /// All kinds, in the order of the documentation.
+    pub const ALL: [Self; 6] =
+        [Self::MemberUp, Self::MemberDown, Self::MemberLeft, Self::AppUp, Self::AppDown, Self::Reconcile];
+
+    /// The kind's one spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MemberUp => "member-up",
+            Self::MemberDown => "member-down",
+            Self::MemberLeft => "member-left",
+            Self::AppUp => "app-up",
+            Self::AppDown => "app-down",
+            Self::Reconcile => "reconcile",
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Serialize for EventKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// The same on every node for the same occurrence, except for `reconcile`, whose ids are the node's own.
+    pub id: String,
+    /// What happened.
+    pub kind: EventKind,
+    /// The application it is about, if any.
+    pub app: Option<AppName>,
+    /// The member it is about, if any.
+    pub member: Option<NodeName>,
+    /// When this node learnt of it.
+    #[serde(serialize_with = "rfc3339")]
+    pub time: Wall,
+}
+
+fn rfc3339<S: Serializer>(wall: &Wall, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&wall.rfc3339())
+}
+
+/// Names one delivery on this node: the handler and a number that only grows while the process lives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryId {
+    /// Who it is for.
+    pub handler: HandlerName,
+    /// Unique on this node.
+    pub number: u64,
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.handler, self.number)
+    }
+}
+
+/// How one run of a handler ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// It worked.
+    Done {
+        /// Whether the world outside was changed.
+        changed: bool,
+        /// One line for the event log.
+        text: String,
+    },
+    /// The handler asked for another try, after the usual backoff.
+    Retry(String),
+    /// The handler asked for another try, no sooner than this.
+    RetryAfter(Duration, String),
+    /// The handler says that it would fail the same way again.
+    Permanent(String),
+    /// The host ended it.
+    Stopped(StopReason, String),
+}
+
+/// Why the host ended a run. Each is a limit or a fault of that run alone; the delivery is tried again with backoff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopReason {
+    /// Past its wall-clock deadline.
+    Timeout,
+    /// Used more CPU time than it may.
+    Cpu,
+    /// Asked for more memory, tables or instances than it may have.
+    Memory,
+    /// Ran out of stack.
+    Stack,
+    /// Handed the host more data, handles or log text than it may.
+    Limit,
+    /// Trapped: its own fault, such as a panic or `unreachable`.
+    Trap,
+    /// Could not be loaded or instantiated.
+    Load,
+    /// A fault in the host while running it.
+    Host,
+}
+
+impl StopReason {
+    /// The reason's one spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Stack => "stack",
+            Self::Limit => "limit",
+            Self::Trap => "trap",
+            Self::Load => "load",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_spelled_once_and_apart() {
+        let mut words: Vec<_> = EventKind::ALL.iter().map(|k| k.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), EventKind::ALL.len());
+    }
+}

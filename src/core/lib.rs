@@ -1,0 +1,18 @@
+//! The decisions of picored, without I/O.
+//!
+//! Everything that decides is here: who is a member, what is healthy, what happened, what a handler shall be told, and
+//! what it may reach. Nothing here reads a clock, a file or a socket, starts a thread, or prints: time comes in as
+//! [`time::Now`], randomness from a seed, and effects leave as values. `Cargo.toml` is the wall (what is not listed there
+//! cannot be reached), `clippy.toml` the lock.
+//!
+//! Floors, from the ground up; none imports one above it:
+//! 1. values: [`time`], [`name`], [`event`], [`snapshot`], [`config`]
+//! 2. machines, which never import each other
+
+pub mod config;
+pub mod event;
+pub mod name;
+pub mod policy;
+pub mod snapshot;
+pub mod status;
+pub mod time;

@@ -1,0 +1,4 @@
+//! placeholder
+/// A grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {}

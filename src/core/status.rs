@@ -1,0 +1,86 @@
+//! What a node says of itself: the answers of the admin socket, and of `picored members` and `picored status`.
+//!
+//! Plain data with stable names; programs read it as JSON.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's name.
+    pub node: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// `joining` until a seed has answered and its view has been taken over, then `joined`; `leaving` at the end.
+    pub state: String,
+    /// All known members, this node among them, by name.
+    pub members: Vec<MemberStatus>,
+    /// The handlers, in the order of the config.
+    pub handlers: Vec<HandlerStatus>,
+    /// Datagrams by fate: `sent`, `accepted`, and a name for each reason of refusal.
+    pub datagrams: std::collections::BTreeMap<String, u64>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it gossips: address and port.
+    pub address: String,
+    /// `alive`, `suspect`, `down` or `left`.
+    pub state: String,
+    /// Grows with each start of the member.
+    pub generation: u64,
+    /// Its applications, by name.
+    pub apps: Vec<AppStatus>,
+}
+
+/// One application on a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppStatus {
+    /// Its name.
+    pub name: String,
+    /// `up`, `down` or `unknown`, as its owner says.
+    pub state: String,
+    /// What it publishes while it is up.
+    pub publish: Vec<IpAddr>,
+}
+
+/// One handler on this node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandlerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where its component comes from.
+    pub source: String,
+    /// `ready`, or why it is not.
+    pub state: String,
+    /// Deliveries that wait or run.
+    pub pending: usize,
+    /// Deliveries that ended, by outcome.
+    pub outcomes: std::collections::BTreeMap<String, u64>,
+    /// How the last run ended.
+    pub last: Option<LastRun>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// The event's kind.
+    pub event: String,
+    /// The scope's name.
+    pub scope: String,
+    /// `done`, `retry`, `retry-after`, `permanent`, or the reason why the host stopped it.
+    pub outcome: String,
+    /// What it said.
+    pub text: String,
+    /// When it ended: RFC 3339, UTC.
+    pub time: String,
+    /// The try, from 1.
+    pub attempt: u32,
+    /// How long it ran.
+    pub run_ms: f64,
+}

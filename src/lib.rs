@@ -1,0 +1,15 @@
+//! picored: keeps a site's DNS in line with the servers that are up.
+//!
+//! The shell around [`picored_core`], which decides: sockets, probes, the Wasm host, files, the CLI. ARCHITECTURE.md is
+//! the map.
+
+pub mod admin;
+pub mod check;
+pub mod cli;
+pub mod daemon;
+pub mod demo;
+pub mod driver;
+pub mod handler;
+pub mod log;
+pub mod net;
+pub mod store;

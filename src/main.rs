@@ -1,0 +1,3 @@
+//! The `picored` program: see [`picored::cli`].
+
+fn main() {}
