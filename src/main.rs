@@ -1,3 +1,5 @@
 //! The `picored` program: see [`picored::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    picored::cli::main()
+}
