@@ -187,10 +187,7 @@ mod tests {
         let answer = answer.to_owned();
         let task = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
+            let head = read_head(&mut stream).await;
             stream.write_all(answer.as_bytes()).await.unwrap();
             while let Some(more) = again {
                 if stream.write_all(more.as_bytes()).await.is_err() {
@@ -198,9 +195,17 @@ mod tests {
                 }
                 tokio::task::yield_now().await;
             }
-            String::from_utf8(head).unwrap()
+            head
         });
         (check, task)
+    }
+
+    async fn read_head(stream: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
     }
 
     /// The verdict on a server that says this and closes.
@@ -335,6 +340,7 @@ mod tests {
         let check = check(listener.local_addr().unwrap());
         let dripping = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\nX-Drip: ").await.unwrap();
             let mut tick = tokio::time::interval(SHORT / 20);
             while stream.write_all(b"x").await.is_ok() {
