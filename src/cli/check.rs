@@ -1,12 +1,12 @@
 //! `picored check`: reads a config as the daemon would, with the files that it names, and changes nothing.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use picored_core::config::{Config, Source};
+use anyhow::bail;
+use picored_core::config::Config;
 
+use crate::handler;
 use crate::store::{self, StateDir};
 
 /// Read a config as the daemon would, and say all that is wrong with it
@@ -42,24 +42,12 @@ fn surroundings(config: &Config) -> Vec<String> {
     {
         problems.push(error.to_string());
     }
-    for handler in &config.handlers {
-        if let Source::File(path) = &handler.source
-            && let Err(error) = component(path)
-        {
-            problems.push(format!("handler {}: {error:#}", handler.name));
+    for declared in &config.handlers {
+        if let Err(error) = handler::look(&declared.source) {
+            problems.push(format!("handler {}: {error}", declared.name));
         }
     }
     problems
-}
-
-/// Whether the daemon could read a component there.
-fn component(path: &Path) -> anyhow::Result<()> {
-    let found = File::open(path).and_then(|file| file.metadata());
-    let found = found.with_context(|| format!("cannot read its component {}", path.display()))?;
-    if !found.is_file() || found.len() == 0 {
-        bail!("its component {} is not a file with something in it", path.display());
-    }
-    Ok(())
 }
 
 fn summary(config: &Config) -> String {
