@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn errors_are_told_with_their_causes() {
-        let cause = u8::from_str_radix("x", 10).unwrap_err();
+        let cause = "x".parse::<u8>().unwrap_err();
         let error = anyhow::Error::new(cause).context("no number");
         let text = logged(Format::Text, MinLevel::Info, false, || {
             tracing::error!(error = &*error as &(dyn std::error::Error + 'static), "no");

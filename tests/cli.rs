@@ -1,6 +1,8 @@
 //! The real program from outside: exit codes, output, files. Verbs that ask a daemon ask an admin socket with a status
 //! made by hand, so that what is printed can be compared whole.
 
+#![allow(clippy::unwrap_used, reason = "clippy knows tests, not the functions that they share")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

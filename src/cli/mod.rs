@@ -35,17 +35,12 @@ Exit codes: 0 all is well, 1 it failed (standard error says why), 2 the command 
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run this machine's node until it is told to stop
     Run(run::Args),
-    /// Show a cluster of three nodes lose and regain servers, on this machine alone
+    #[command(about = "Show a cluster of three nodes lose and regain servers, on this machine alone")]
     Demo(crate::demo::DemoArgs),
-    /// Read a config as the daemon would, and say all that is wrong with it
     Check(check::Args),
-    /// Make a new cluster key
     Keygen(keygen::Args),
-    /// List the members that a running node knows
     Members(members::Args),
-    /// Show what a running node is doing
     Status(status::Args),
     /// Compile a component from standard input to standard output: the daemon's own child process
     #[command(hide = true)]
