@@ -157,15 +157,20 @@ impl Stage {
         self.journal.subscribe()
     }
 
-    /// Waits until the record says exactly `wanted`: when that was, and the run that did it.
+    /// Waits until the record says exactly `wanted`, because of something done at `begin`: when that was, and the run
+    /// that did it.
     ///
     /// # Errors
     /// If a process ends by itself meanwhile. It sets no limit of time.
-    pub async fn record_becomes(&self, wanted: &BTreeSet<IpAddr>) -> anyhow::Result<(SystemTime, Run)> {
+    pub async fn record_becomes(
+        &self,
+        begin: SystemTime,
+        wanted: &BTreeSet<IpAddr>,
+    ) -> anyhow::Result<(SystemTime, Run)> {
         let mut contents = self.contents();
         let right = contents.wait_for(|contents| self.addresses(contents) == *wanted);
         let since = self.undisturbed(async { Ok(right.await?.since) }).await?;
-        let run = self.undisturbed(self.journal_says(|journal| journal.run_around(since))).await;
+        let run = self.undisturbed(self.journal_says(|journal| journal.run_around(begin, since))).await;
         Ok((since, run?))
     }
 

@@ -65,7 +65,7 @@ async fn acts(
     let all: BTreeSet<IpAddr> = stage.sites.iter().map(|site| site.address.into()).collect();
     let mut writer = String::new();
     step(timeline, "three-addresses", &format!("three addresses in {RECORD}"), async {
-        let (changed, run) = stage.record_becomes(&all).await?;
+        let (changed, run) = stage.record_becomes(begin, &all).await?;
         writer = run.node;
         let seconds = changed.duration_since(begin).unwrap_or_default();
         Ok(Step { seconds, addresses: Some(all.clone()), ..Step::default() })
@@ -138,7 +138,7 @@ async fn acts(
 
 /// What came of something that was done at `begin`, once the record says `wanted`.
 async fn record_after(stage: &Stage, begin: SystemTime, wanted: BTreeSet<IpAddr>) -> anyhow::Result<Step> {
-    let (changed, run) = stage.record_becomes(&wanted).await?;
+    let (changed, run) = stage.record_becomes(begin, &wanted).await?;
     Ok(Step {
         seconds: changed.duration_since(begin).unwrap_or_default(),
         split: Split::new(begin, &run, changed),
