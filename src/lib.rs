@@ -11,5 +11,6 @@ pub mod demo;
 pub mod driver;
 pub mod handler;
 pub mod log;
+pub mod memory;
 pub mod net;
 pub mod store;

@@ -149,9 +149,11 @@ fn two_at_once_tell_the_whole_story_and_leave_nothing() {
                 assert!(seconds(step, "handler_seconds") > 0.0, "{step}");
             }
         }
-        let killed = steps.iter().find(|step| step["step"] == "node-killed").unwrap();
-        let stopped = steps.iter().find(|step| step["step"] == "web-stopped").unwrap();
-        assert_ne!(killed["handler_node"], stopped["handler_node"], "another took over from the one that was killed");
+        let killed = &steps[3];
+        assert_ne!(killed["handler_node"], killed["node"], "the dead run no handlers: {killed}");
+        assert_eq!(killed["node"], steps[5]["node"], "who was killed came back");
+        assert_eq!(steps[2]["node"], steps[4]["node"], "what was stopped was started");
+        assert_ne!(killed["node"], steps[2]["node"], "two sites were lost");
         let client = &steps[6];
         assert!(client["requests"].as_u64() > client["failures"].as_u64(), "{client}");
         assert!(seconds(client, "longest_outage_seconds") >= 0.0, "{client}");

@@ -111,6 +111,27 @@ pub enum RunEnd {
     Stopped(StopReason, String),
 }
 
+impl RunEnd {
+    /// How it ended, in a word: `done`, `retry`, `retry-after`, `permanent`, or the reason why the host stopped it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Done { .. } => "done",
+            Self::Retry(_) => "retry",
+            Self::RetryAfter(..) => "retry-after",
+            Self::Permanent(_) => "permanent",
+            Self::Stopped(reason, _) => reason.as_str(),
+        }
+    }
+
+    /// What was said.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Done { text, .. } => text,
+            Self::Retry(text) | Self::RetryAfter(_, text) | Self::Permanent(text) | Self::Stopped(_, text) => text,
+        }
+    }
+}
+
 /// Why the host ended a run. Each is a limit or a fault of that run alone; the delivery is tried again with backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]

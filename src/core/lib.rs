@@ -10,9 +10,20 @@
 //! 2. machines, which never import each other
 
 pub mod config;
+pub mod contacts;
+pub mod envelope;
 pub mod event;
+pub mod health;
+pub mod identity;
+pub mod ledger;
+pub mod membership;
+pub mod message;
 pub mod name;
+pub mod node;
+pub mod plan;
 pub mod policy;
+pub mod record;
 pub mod snapshot;
 pub mod status;
 pub mod time;
+pub mod view;

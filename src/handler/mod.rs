@@ -1,1 +1,203 @@
-//! To come.
+//! The handler host: loads components, runs them one event at a time, and lets none do what it was not granted.
+//!
+//! ```text
+//! source -> compile (a process of its own) -> cache (authenticated code) -> Loaded -> run (a fresh store each time)
+//! ```
+//! A guest's way out is one: `http`. Its authority is granted in one place: `store`. Its bounds stand in one: `limits`.
+//! The driver calls [`Host::load`] for each handler of the config and [`Loaded::run`] for each delivery. Nothing here
+//! decides what is delivered when, and nothing of a guest can end or block the daemon.
+
+mod bindings;
+mod cache;
+pub mod compile;
+mod door;
+mod engine;
+mod http;
+mod keyvalue;
+mod limits;
+mod loaded;
+mod output;
+mod run;
+mod serve;
+mod source;
+mod store;
+mod text;
+mod tls;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use picored_core::config::{Handler, Source};
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+pub use self::compile::CompileError;
+pub use self::limits::{HttpLimits, Limits, MAX_COMPONENT_BYTES};
+pub use self::loaded::{Description, Loaded, Want};
+
+use self::cache::Cache;
+use self::engine::Ticker;
+use self::store::State;
+use self::tls::Tls;
+
+/// Looks at a source without compiling or running anything: whether it is there, can be read, and is a component by its
+/// first bytes and size. For `picored check`; [`Host::load`] does all of it again.
+pub fn look(source: &Source) -> Result<(), LoadError> {
+    source::Wasm::look(source).map(drop)
+}
+
+/// What a host is made from.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// The cache of compiled code: a directory of this daemon alone. Made if it is not there.
+    pub cache_dir: PathBuf,
+    /// The program that compiles: run as `PROGRAM compile-component`, it must do [`compile::child_main`]. Normally this
+    /// very program.
+    pub compiler: PathBuf,
+    /// Authenticates the cache. Secret, kept elsewhere; another key makes all entries void.
+    pub node_key: [u8; 32],
+    /// What a run may use.
+    pub limits: Limits,
+}
+
+/// Why there is no host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The directory cannot be used.
+    #[error("cannot use the handler cache {}: {error}", path.display())]
+    Cache {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The engine did not start.
+    #[error("cannot start the Wasm engine: {0}")]
+    Engine(String),
+}
+
+/// Why a handler is not ready. The texts name the place and, where there is one, the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No handler of that name is in the binary.
+    #[error("there is no builtin handler {name:?}; there are: {known}")]
+    UnknownBuiltin {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {source_text}: {error}")]
+    Read {
+        /// Where from.
+        source_text: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is larger than [`MAX_COMPONENT_BYTES`].
+    #[error("{source_text} is larger than {} MiB", MAX_COMPONENT_BYTES >> 20)]
+    TooLarge {
+        /// Where from.
+        source_text: String,
+    },
+    /// The file's first bytes are those of something else.
+    #[error("{source_text} is no component: {why}")]
+    NotAComponent {
+        /// Where from.
+        source_text: String,
+        /// What it is.
+        why: &'static str,
+    },
+    /// It cannot be compiled.
+    #[error("{source_text} cannot be compiled: {error}")]
+    Compile {
+        /// Where from.
+        source_text: String,
+        /// Why.
+        error: CompileError,
+    },
+    /// The compiled code cannot be kept or mapped.
+    #[error("cannot use the compiled code of {source_text}: {why}")]
+    Code {
+        /// Where from.
+        source_text: String,
+        /// Why.
+        why: String,
+    },
+    /// A component, but no handler.
+    #[error("{source_text} is no handler: it does not export {wanted}; it exports {exports}")]
+    NotAHandler {
+        /// Where from.
+        source_text: String,
+        /// The interface that a handler exports.
+        wanted: &'static str,
+        /// What it exports.
+        exports: String,
+    },
+    /// It wants something that is not served here, or its types differ.
+    #[error("{source_text} does not fit this host: {why}")]
+    Misfit {
+        /// Where from.
+        source_text: String,
+        /// What.
+        why: String,
+    },
+    /// It does not get through `describe`.
+    #[error("{source_text} cannot describe itself ({reason}): {why}")]
+    Describe {
+        /// Where from.
+        source_text: String,
+        /// How that ended.
+        reason: picored_core::event::StopReason,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Runs handlers. Cheap to clone.
+#[derive(Clone)]
+pub struct Host {
+    shared: Arc<Shared>,
+}
+
+/// What all handlers of a host share.
+struct Shared {
+    engine: Engine,
+    linker: Linker<State>,
+    ticker: Ticker,
+    cache: Cache,
+    compiler: PathBuf,
+    /// One compilation at a time: each may take all the memory that compiling may take.
+    compiling: tokio::sync::Mutex<()>,
+    limits: Limits,
+    tls: Arc<Tls>,
+    /// How many handlers have their code mapped.
+    mapped: AtomicUsize,
+}
+
+impl Host {
+    /// Starts the engine and opens the cache.
+    pub fn new(config: HostConfig) -> Result<Self, HostError> {
+        let wrong = |error: wasmtime::Error| HostError::Engine(format!("{error:#}"));
+        let engine = engine::engine().map_err(wrong)?;
+        let linker = store::linker(&engine).map_err(wrong)?;
+        let ticker = Ticker::start(&engine).map_err(|error| HostError::Engine(error.to_string()))?;
+        let HostConfig { cache_dir, compiler, node_key, limits } = config;
+        let cache = Cache::open(&cache_dir, &node_key, engine::settings_digest(&engine));
+        let cache = cache.map_err(|error| HostError::Cache { path: cache_dir, error })?;
+        let compiling = tokio::sync::Mutex::new(());
+        let (tls, mapped) = (Arc::new(Tls::default()), AtomicUsize::new(0));
+        Ok(Self {
+            shared: Arc::new(Shared { engine, linker, ticker, cache, compiler, compiling, limits, tls, mapped }),
+        })
+    }
+
+    /// Makes a handler ready: reads, compiles if the cache has no code of it, maps, links, and lets it describe itself
+    /// with nothing granted. Takes milliseconds with a cache entry, seconds without; needs a tokio runtime with I/O and
+    /// time.
+    pub async fn load(&self, handler: &Handler) -> Result<Arc<Loaded>, LoadError> {
+        Loaded::load(self.shared.clone(), handler).await
+    }
+}

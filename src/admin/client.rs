@@ -1,0 +1,139 @@
+//! Asks a running daemon over its admin socket. Called by the CLI's verbs, and whoever else wants to know.
+//!
+//! Waits for a bounded time and reads a bounded answer; every error says what to do about it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use picored_core::status::MemberStatus;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::NodeStatus;
+
+/// From the connection to the last byte.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Room for an answer: thousands of members.
+const ANSWER_LIMIT: usize = 16 << 20;
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No file there.
+    #[error(
+        "no daemon at {}: there is no such socket. Start one with `picored run`, or say where its socket is with \
+         --socket or --config", .0.display()
+    )]
+    Missing(PathBuf),
+    /// A file, but no socket.
+    #[error("{} is not a socket: name the admin_socket of the daemon's config with --socket or --config", .0.display())]
+    NotASocket(PathBuf),
+    /// A socket that a dead daemon left.
+    #[error("no daemon listens on {}: it has died or is being stopped. Start it with `picored run`", .0.display())]
+    NobodyListens(PathBuf),
+    /// Not for this user.
+    #[error("no permission to use {}: run this as root or as a member of the group {group}", .path.display())]
+    Permission {
+        /// The socket.
+        path: PathBuf,
+        /// The id of the group that may use it; `?` where not even that can be seen.
+        group: String,
+    },
+    /// It is there, but says nothing.
+    #[error("the daemon at {} has not answered within {_1:?}: it is stopped or overloaded", .0.display())]
+    Timeout(PathBuf, Duration),
+    /// It said no.
+    #[error("the daemon at {} answered with status {status}: {text}", .path.display())]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of what it said.
+        text: String,
+    },
+    /// What listens there is no picored, or one of another version.
+    #[error("what listens on {} does not speak as this picored does ({reason}): are their versions equal?", .path.display())]
+    Protocol {
+        /// The socket.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// `GET /v1/status`.
+pub async fn status(socket: &Path) -> Result<NodeStatus, ClientError> {
+    get(socket, "/v1/status", PATIENCE).await
+}
+
+/// `GET /v1/members`.
+pub async fn members(socket: &Path) -> Result<Vec<MemberStatus>, ClientError> {
+    get(socket, "/v1/members", PATIENCE).await
+}
+
+/// The whole exchange ends within `patience`.
+pub(super) async fn get<T>(socket: &Path, target: &'static str, patience: Duration) -> Result<T, ClientError>
+where
+    T: DeserializeOwned,
+{
+    let protocol = |reason: String| ClientError::Protocol { path: socket.to_owned(), reason };
+    let answer = tokio::time::timeout(patience, ask(socket, target));
+    let (status, body) = answer.await.map_err(|_| ClientError::Timeout(socket.to_owned(), patience))??;
+    if status != StatusCode::OK {
+        let text = String::from_utf8_lossy(&body).chars().take(200).collect::<String>();
+        let text = crate::log::printable(text.trim()).into_owned();
+        return Err(ClientError::Refused { path: socket.to_owned(), status: status.as_u16(), text });
+    }
+    serde_json::from_slice(&body).map_err(|error| protocol(error.to_string()))
+}
+
+async fn ask(socket: &Path, target: &'static str) -> Result<(StatusCode, Bytes), ClientError> {
+    let protocol = |reason: String| ClientError::Protocol { path: socket.to_owned(), reason };
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
+    let (mut sender, connection) =
+        http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| protocol(error.to_string()))?;
+    let exchange = async {
+        let request = Request::get(target).header(HOST, "picored").body(Empty::new());
+        let request = request.expect("the parts are constants of ours");
+        let response = sender.send_request(request).await.map_err(|error| protocol(error.to_string()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
+        Ok((status, body.map_err(|error| protocol(error.to_string()))?.to_bytes()))
+    };
+    let driver = async {
+        let _ = connection.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = exchange => answer,
+        never = driver => never,
+    }
+}
+
+/// Why the socket took no connection.
+fn unreachable(socket: &Path, error: &io::Error) -> ClientError {
+    let path = socket.to_owned();
+    let found = fs::metadata(socket);
+    match error.kind() {
+        io::ErrorKind::NotFound => ClientError::Missing(path),
+        io::ErrorKind::PermissionDenied => {
+            let group = found.map_or_else(|_| "?".into(), |found| found.gid().to_string());
+            ClientError::Permission { path, group }
+        }
+        io::ErrorKind::ConnectionRefused if found.is_ok_and(|found| !found.file_type().is_socket()) => {
+            ClientError::NotASocket(path)
+        }
+        io::ErrorKind::ConnectionRefused => ClientError::NobodyListens(path),
+        _ => ClientError::Protocol { path, reason: error.to_string() },
+    }
+}

@@ -1,0 +1,93 @@
+//! `picored status`: what one node is doing, what its handlers did last, and what it costs.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+use std::process::ExitCode;
+
+use picored_core::status::HandlerStatus;
+
+use super::ask::Daemon;
+use crate::admin::{NodeStatus, client};
+use crate::log::printable;
+
+/// Show what a running node is doing
+///
+/// With --json: one object with `version`, `pid`, `node`, `cluster`, `state`, `members`, `handlers`, `datagrams`,
+/// `resident_bytes` and `anonymous_bytes` (null where the system does not tell).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  picored status\n  picored status --json | jq '.handlers[] | {name, state, \
+                        last}'\n  curl --unix-socket /run/picored.sock http://picored/v1/status")]
+pub(super) struct Args {
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let status = args.daemon.ask(async |socket| client::status(&socket).await)?;
+    if args.daemon.json {
+        super::print_json(&status)?;
+    } else {
+        super::print(&text(&status))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(node: &NodeStatus) -> String {
+    let status = &node.status;
+    let mut states = BTreeMap::new();
+    for member in &status.members {
+        *states.entry(&member.state).or_insert(0) += 1;
+    }
+    let rows = [
+        ("node", format!("{} of cluster {}, {}", status.node, status.cluster, status.state)),
+        ("process", format!("{}, picored {}", node.pid, node.version)),
+        ("memory", format!("{} resident, {} anonymous", size(node.resident_bytes), size(node.anonymous_bytes))),
+        ("members", counts(&states)),
+        ("datagrams", counts(&status.datagrams)),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows {
+        writeln!(text, "{name:<10} {}", printable(&value)).expect("a string takes all text");
+    }
+    if !status.handlers.is_empty() {
+        text.push('\n');
+        text += &super::table(
+            ["HANDLER", "SOURCE", "STATE", "PENDING", "ENDED", "LAST RUN"],
+            status.handlers.iter().map(handler),
+        );
+    }
+    text
+}
+
+fn handler(handler: &HandlerStatus) -> [String; 6] {
+    let last = handler.last.as_ref().map_or_else(
+        || "-".into(),
+        |last| {
+            format!(
+                "{} {} {}: {} in {:.1} ms, try {}: {}",
+                last.time, last.event, last.scope, last.outcome, last.run_ms, last.attempt, last.text
+            )
+        },
+    );
+    [
+        handler.name.clone(),
+        handler.source.clone(),
+        handler.state.clone(),
+        handler.pending.to_string(),
+        counts(&handler.outcomes),
+        last,
+    ]
+}
+
+/// `2 alive, 1 down`
+fn counts<K: Display, V: Display>(counts: &BTreeMap<K, V>) -> String {
+    if counts.is_empty() {
+        return "none".into();
+    }
+    counts.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+}
+
+fn size(bytes: Option<u64>) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a tenth of a MiB is shown")]
+    bytes.map_or_else(|| "unknown".into(), |bytes| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)))
+}

@@ -1,0 +1,202 @@
+//! The health of this node's own applications: when to check, and what the answers mean.
+//!
+//! `rise` good checks in a row make an application up, `fall` bad ones make it down (HAProxy's words and rule). While
+//! the last answer contradicts the state, the next check does not wait for the whole interval but starts one `timeout`
+//! after the last one started: so an application that accepts and hangs is down within `timeout * fall` of the first
+//! check that it swallowed.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::config::App;
+use crate::record::AppState;
+use crate::time::Instant;
+
+/// One application.
+#[derive(Debug)]
+pub struct Health {
+    state: AppState,
+    in_a_row: u32,
+    last_was_good: Option<bool>,
+    reason: String,
+    started: Instant,
+    /// `None` while a check runs.
+    next: Option<Instant>,
+}
+
+impl Health {
+    /// An application of which nothing is known; its first check is due at once.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            state: AppState::Unknown,
+            in_a_row: 0,
+            last_was_good: None,
+            reason: String::new(),
+            started: now,
+            next: Some(now),
+        }
+    }
+
+    /// The verdict.
+    pub fn state(&self) -> AppState {
+        self.state
+    }
+
+    /// What the last bad check said.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// When the next check is due; none while one runs.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Starts the check that is due. False if none is.
+    pub fn start_check(&mut self, now: Instant) -> bool {
+        let due = self.next.is_some_and(|next| next <= now);
+        if due {
+            self.next = None;
+            self.started = now;
+        }
+        due
+    }
+
+    /// A check has ended. True if the verdict changed.
+    pub fn finish_check(&mut self, now: Instant, app: &App, result: Result<(), String>, rng: &mut impl RngExt) -> bool {
+        if self.next.is_some() {
+            return false;
+        }
+        let good = result.is_ok();
+        self.in_a_row = if self.last_was_good == Some(good) { self.in_a_row.saturating_add(1) } else { 1 };
+        self.last_was_good = Some(good);
+        if let Err(reason) = result {
+            self.reason = reason;
+        }
+        let (verdict, needed) = if good { (AppState::Up, app.rise) } else { (AppState::Down, app.fall) };
+        let changed = self.state != verdict && self.in_a_row >= needed;
+        if changed {
+            self.state = verdict;
+        }
+        let wait = if self.state == verdict {
+            app.interval.mul_f64(rng.random_range(0.9..=1.1))
+        } else {
+            Duration::min(app.interval, app.timeout)
+        };
+        self.next = Some(Instant::max(now, self.started + wait));
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Check;
+    use crate::name::AppName;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn app() -> App {
+        App {
+            name: AppName::new("www").unwrap(),
+            publish: vec![],
+            check: Check {
+                url: "http://127.0.0.1/".parse().unwrap(),
+                expect_status: vec![(200, 399)],
+                expect_body: None,
+            },
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+        }
+    }
+
+    /// Runs checks on a virtual clock, each taking `took` and ending as `answer` says for the time it started at, until
+    /// `until`. The times of verdicts, in ms.
+    fn run(until_ms: u64, mut answer: impl FnMut(u64) -> (bool, u64)) -> Vec<(u64, AppState)> {
+        let (app, mut rng) = (app(), StdRng::seed_from_u64(3));
+        let mut health = Health::new(Instant::default());
+        let mut verdicts = Vec::new();
+        while let Some(due) = health.poll_timeout() {
+            let start = due.since_origin().as_millis() as u64;
+            if start >= until_ms {
+                break;
+            }
+            assert!(health.start_check(due));
+            assert!(!health.start_check(due), "never two at once");
+            let (good, took) = answer(start);
+            let end = due + Duration::from_millis(took);
+            if health.finish_check(end, &app, if good { Ok(()) } else { Err("bad".into()) }, &mut rng) {
+                verdicts.push((end.since_origin().as_millis() as u64, health.state()));
+            }
+        }
+        verdicts
+    }
+
+    #[test]
+    fn it_starts_unknown_and_rises_quickly() {
+        assert_eq!(Health::new(Instant::default()).state(), AppState::Unknown);
+        assert_eq!(run(20_000, |_| (true, 10)), [(2010, AppState::Up)]);
+    }
+
+    #[test]
+    fn from_unknown_it_falls_as_well() {
+        assert_eq!(run(20_000, |_| (false, 10)), [(4010, AppState::Down)]);
+    }
+
+    #[test]
+    fn a_hanging_application_is_down_within_timeout_times_fall() {
+        let mut first_swallowed = None;
+        let verdicts = run(40_000, |start| {
+            if start < 15_000 {
+                (true, 10)
+            } else {
+                first_swallowed.get_or_insert(start);
+                (false, 2000)
+            }
+        });
+        let (down, state) = verdicts[1];
+        assert_eq!(state, AppState::Down);
+        assert_eq!(down - first_swallowed.unwrap(), 6000);
+    }
+
+    #[test]
+    fn one_bad_answer_changes_nothing() {
+        let mut n = 0;
+        let verdicts = run(120_000, |_| {
+            n += 1;
+            (n % 4 != 0, 10)
+        });
+        assert_eq!(verdicts, [(2010, AppState::Up)]);
+        let mut n = 0;
+        let verdicts = run(120_000, |_| {
+            n += 1;
+            (n % 2 == 0, 10)
+        });
+        assert_eq!(verdicts, [], "never two in a row: nothing is known");
+    }
+
+    #[test]
+    fn settled_checks_keep_the_interval_with_a_tenth_of_jitter() {
+        let mut starts = Vec::new();
+        run(100_000, |start| {
+            starts.push(start);
+            (true, 10)
+        });
+        let gaps: Vec<_> = starts[2..].windows(2).map(|w| w[1] - w[0]).collect();
+        assert!(gaps.iter().all(|gap| (4499..=5501).contains(gap)), "{gaps:?}");
+        assert!(gaps.windows(2).any(|w| w[0] != w[1]), "jittered");
+    }
+
+    #[test]
+    fn an_answer_nobody_asked_for_is_ignored() {
+        let mut health = Health::new(Instant::default());
+        let mut rng = StdRng::seed_from_u64(3);
+        for _ in 0..9 {
+            assert!(!health.finish_check(Instant::default(), &app(), Ok(()), &mut rng));
+        }
+        assert_eq!(health.state(), AppState::Unknown);
+    }
+}

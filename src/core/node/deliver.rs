@@ -1,0 +1,246 @@
+//! From what happened to who shall hear of it: the view is compared with the one before, the wanted sets follow, and
+//! each event becomes a delivery on the one node that runs its scope.
+//!
+//! A scope is an application: an event about a member concerns each application that the member has, and a `reconcile`
+//! each that the handler sees, so that everything that writes one record stands in one line. What concerns no
+//! application stands in the handler's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::{Invocation, Node, Notice, Output, Tick};
+use crate::config::Handler;
+use crate::event::{DeliveryId, Event, EventKind, RunEnd};
+use crate::identity::Identity;
+use crate::ledger::{Delivery, Outcome, ScopeKey};
+use crate::name::AppName;
+use crate::plan;
+use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
+use crate::status::LastRun;
+use crate::time::{Instant, Now};
+use crate::view::Fact;
+
+impl Node {
+    /// Whether deliveries may start: not before this node has found its cluster, nor once it leaves it.
+    pub(super) fn may_run(&self) -> bool {
+        self.is_joined() && self.leaving.is_none()
+    }
+
+    /// Looks at the cluster anew and draws the consequences of what changed.
+    pub(super) fn refresh(&mut self, now: Now) {
+        let own = self.membership.identity().clone();
+        let own_state = if self.leaving.is_some() { MemberState::Left } else { MemberState::Alive };
+        let own_fact = Fact {
+            name: &own.name,
+            address: own.address,
+            generation: own.generation,
+            state: own_state,
+            record: self.records.get(&own.name),
+        };
+        let facts = self.membership.members().map(|(identity, standing)| {
+            let record = self.records.get(&identity.name);
+            let left = record.and_then(|record| record.leaving).is_some_and(|left| left >= identity.generation);
+            let state = match (left, standing.down, standing.suspect) {
+                (true, ..) => MemberState::Left,
+                (_, true, _) => MemberState::Down,
+                (_, _, true) => MemberState::Suspect,
+                _ => MemberState::Alive,
+            };
+            let Identity { name, generation, address } = identity;
+            Fact { name, address: *address, generation: *generation, state, record }
+        });
+        let events = self.view.update(now.wall, &own.name, std::iter::once(own_fact).chain(facts));
+        self.update_plan();
+        // What a newcomer sees for the first time is no news to the cluster.
+        if self.may_run() {
+            for event in events {
+                self.notice(Notice::Event(event.clone()));
+                self.offer(now.at, &event);
+            }
+            self.take_over(now);
+        }
+    }
+
+    fn update_plan(&mut self) {
+        let apps: Vec<_> = self.view.apps().cloned().collect();
+        for app in apps {
+            let is_held = self.plan.update(&app, self.view.endpoints(&app));
+            if !is_held {
+                self.held.remove(&app);
+            } else if self.held.insert(app.clone()) {
+                self.notice(Notice::Held { app });
+            }
+        }
+    }
+
+    fn offer(&mut self, now: Instant, event: &Event) {
+        for index in 0..self.settings.handlers.len() {
+            let handler = &self.settings.handlers[index];
+            if !handler.on.contains(&event.kind) {
+                continue;
+            }
+            for (key, event) in self.scopes_of(handler, event) {
+                if self.runs(&key) {
+                    self.put_in_line(now, key, event);
+                }
+            }
+        }
+    }
+
+    fn put_in_line(&mut self, now: Instant, key: ScopeKey, event: Event) {
+        if let Some(delivery) = self.ledger.offer(now, key, event) {
+            self.end(delivery, Outcome::Superseded, None, Duration::ZERO);
+        }
+    }
+
+    /// In which lines of `handler` an event stands, and as what.
+    fn scopes_of(&self, handler: &Handler, event: &Event) -> Vec<(ScopeKey, Event)> {
+        let apps: Vec<AppName> = match (&event.app, &event.member) {
+            (Some(app), _) if handler.sees(app) => vec![app.clone()],
+            (Some(_), _) => return Vec::new(),
+            (None, Some(member)) => {
+                let apps = self.view.members().get(member).into_iter().flat_map(|member| member.apps.keys());
+                apps.filter(|app| handler.sees(app)).cloned().collect()
+            }
+            (None, None) => self.view.apps().filter(|app| handler.sees(app)).cloned().collect(),
+        };
+        if apps.is_empty() {
+            return vec![(scope(handler, None), event.clone())];
+        }
+        let in_line = |app: AppName| (scope(handler, Some(&app)), Event { app: Some(app), ..event.clone() });
+        apps.into_iter().map(in_line).collect()
+    }
+
+    fn runs(&self, key: &ScopeKey) -> bool {
+        let active = self.view.members().iter().filter(|(_, member)| member.state.is_active());
+        let eligible = active.map(|(name, _)| name);
+        plan::runner(&key.handler, key.scope(), eligible) == Some(&self.settings.name)
+    }
+
+    /// Who takes a scope over does not know what became of its deliveries: it looks once, unless it has something to do
+    /// there anyway.
+    fn take_over(&mut self, now: Now) {
+        let handlers = self.settings.handlers.iter();
+        let keys: BTreeSet<_> = handlers
+            .flat_map(|handler| {
+                let apps = self.view.apps().filter(|app| handler.sees(app));
+                apps.map(|app| scope(handler, Some(app))).chain([scope(handler, None)])
+            })
+            .filter(|key| self.runs(key))
+            .collect();
+        let new: Vec<_> = keys.difference(&self.own_scopes).cloned().collect();
+        self.own_scopes = keys;
+        for key in new {
+            if let Some(index) = self.settings.handlers.iter().position(|handler| handler.name == key.handler) {
+                self.reconcile_scope(now, index, &key);
+            }
+        }
+    }
+
+    fn reconcile_scope(&mut self, now: Now, index: usize, key: &ScopeKey) {
+        let handler = &self.settings.handlers[index];
+        if !handler.on.contains(&EventKind::Reconcile) || !self.ledger.is_idle(key) {
+            return;
+        }
+        // An application that was never up has nothing to put in order; a handler's own line only if it sees none.
+        let wanted = match &key.app {
+            Some(app) => self.plan.wanted(app).is_some(),
+            None => !self.view.apps().any(|app| handler.sees(app)),
+        };
+        if wanted {
+            self.next_local_event += 1;
+            let id = format!("{}/{}/{}", EventKind::Reconcile, self.settings.name, self.next_local_event);
+            let event = Event { id, kind: EventKind::Reconcile, app: key.app.clone(), member: None, time: now.wall };
+            self.put_in_line(now.at, key.clone(), event);
+        }
+    }
+
+    pub(super) fn schedule_reconcile(&mut self, now: Instant, index: usize) {
+        let every = self.settings.handlers[index].reconcile_every;
+        let wait = every.mul_f64(self.rng.random_range(0.9..=1.1));
+        self.timers.push(now + wait, Tick::Reconcile(index));
+    }
+
+    pub(super) fn on_reconcile(&mut self, now: Now, index: usize) {
+        self.schedule_reconcile(now.at, index);
+        if self.may_run() {
+            let name = &self.settings.handlers[index].name;
+            let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.handler == *name).cloned().collect();
+            for key in keys {
+                self.reconcile_scope(now, index, &key);
+            }
+        }
+    }
+
+    /// Starts what is due.
+    pub(super) fn dispatch(&mut self, now: Now) {
+        while self.may_run() {
+            let Some(delivery) = self.ledger.start(now.at) else { return };
+            // The members may have changed since it was put in line: its new runner has taken the scope over.
+            if !self.runs(&delivery.key) {
+                self.ledger.hand_over(&delivery);
+                self.end(delivery, Outcome::HandedOver, None, Duration::ZERO);
+                continue;
+            }
+            let Some(handler) = self.settings.handlers.iter().find(|handler| handler.name == delivery.key.handler)
+            else {
+                continue;
+            };
+            let snapshot = Arc::new(self.snapshot(handler));
+            let queued = now.at.since(delivery.since);
+            self.outputs.push_back(Output::Invoke(Box::new(Invocation { delivery, snapshot, queued })));
+        }
+    }
+
+    fn snapshot(&self, handler: &Handler) -> Snapshot {
+        let sets = self.view.apps().filter(|app| handler.sees(app)).filter_map(|app| {
+            let endpoints = self.plan.wanted(app)?.to_vec();
+            let revision = plan::revision(&endpoints);
+            Some((app.clone(), EndpointSet { revision, endpoints, claimed: self.view.claimed(app) }))
+        });
+        let apps: BTreeMap<_, _> = sets.collect();
+        let members = self.view.infos();
+        let mut text = String::new();
+        for (app, set) in &apps {
+            text.extend([app.as_str(), " ", &set.revision, "\n"]);
+        }
+        for member in &members {
+            text.extend([member.name.as_str(), " ", member.state.as_str(), "\n"]);
+        }
+        let own = self.membership.identity();
+        let node = MemberInfo { name: own.name.clone(), state: MemberState::Alive, address: own.address.ip() };
+        Snapshot { node, members, apps, revision: plan::short_hash(text.as_bytes()) }
+    }
+
+    pub(super) fn on_run_done(&mut self, now: Now, id: &DeliveryId, end: RunEnd, took: Duration) {
+        if let Some((delivery, outcome)) = self.ledger.finish(now.at, id, &end, &mut self.rng) {
+            if let Some(book) = self.books.get_mut(&delivery.key.handler) {
+                book.last = Some(LastRun {
+                    event: delivery.event.kind.to_string(),
+                    scope: delivery.key.scope().to_owned(),
+                    outcome: end.word().to_owned(),
+                    text: end.text().to_owned(),
+                    time: now.wall.rfc3339(),
+                    attempt: delivery.attempt,
+                    run_ms: took.as_secs_f64() * 1000.0,
+                });
+            }
+            self.end(delivery, outcome, Some(end), took);
+        }
+    }
+
+    /// The one place where an outcome is recorded.
+    fn end(&mut self, delivery: Delivery, outcome: Outcome, end: Option<RunEnd>, took: Duration) {
+        if let Some(book) = self.books.get_mut(&delivery.key.handler) {
+            *book.outcomes.entry(outcome.as_str()).or_default() += 1;
+        }
+        self.notice(Notice::Ended { delivery: Box::new(delivery), outcome, end, took });
+    }
+}
+
+fn scope(handler: &Handler, app: Option<&AppName>) -> ScopeKey {
+    ScopeKey { handler: handler.name.clone(), app: app.cloned() }
+}

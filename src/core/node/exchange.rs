@@ -1,0 +1,457 @@
+//! Finding the cluster, and comparing what is held with one peer at a time.
+//!
+//! A seed is known by address only, so it is greeted and answers with its name; foca is then asked to join by that
+//! name. What a node holds is compared by digests: each side sends what the other lacks. This brings a newcomer up to
+//! date, asks a member that has restarted, repairs what gossip lost, and brings two halves of a split cluster together
+//! again. Only a node that has taken over a member's view is joined; before that it decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::seq::IteratorRandom;
+
+use super::{Node, Notice, Output, Settings, Tick};
+use crate::config::Seed;
+use crate::envelope::{self, MAX_DATAGRAM};
+use crate::identity::Identity;
+use crate::membership::own_standing;
+use crate::message::{Digest, DigestLine, Entry, Message, Standing, encoded_len};
+use crate::name::NodeName;
+use crate::time::Instant;
+
+/// How often a node that looks for its cluster asks again.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// How often one random member is compared with.
+pub(super) const PERIOD: Duration = Duration::from_secs(30);
+/// How often a member looks for those that are missing.
+const LOOK_FOR_MISSING: Duration = Duration::from_secs(30);
+/// How often a member looks a seed's name up again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(300);
+/// So many missing members are greeted at a time.
+const MISSING_AT_ONCE: usize = 3;
+/// So many addresses of one name are greeted.
+const ADDRESSES_OF_A_NAME: usize = 8;
+/// A greeting that was not answered by then never will be.
+const FORGET_GREETING: Duration = Duration::from_secs(10);
+/// When every peer that answers looks for the cluster itself, this one waits so long for one that has it.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So often the holder of a contested name is asked before it is taken for dead.
+const ASK_HOLDER: u32 = 3;
+
+/// What is known of a peer's view while this node joins.
+#[derive(Debug, Default)]
+struct Peer {
+    joined: bool,
+    /// The ranges of names in which it holds nothing that this node lacks.
+    matched: Vec<Range>,
+}
+
+/// From and to, both included; `None`: the end of all names.
+type Range = (Option<NodeName>, Option<NodeName>);
+
+/// Whether the ranges leave no gap. Neighbours share a name.
+fn cover_everything(ranges: &[Range]) -> bool {
+    let mut sorted: Vec<_> = ranges.iter().collect();
+    sorted.sort();
+    let mut reached: Option<&NodeName> = None;
+    for (from, to) in sorted {
+        match (from, reached, to) {
+            (Some(from), Some(reached), _) if from > reached => return false,
+            (Some(_), None, _) => return false,
+            (_, _, None) => return true,
+            (_, _, Some(to)) => reached = reached.max(Some(to)),
+        }
+    }
+    false
+}
+
+#[derive(Debug)]
+struct Contest {
+    nonce: u64,
+    asked: u32,
+    last: Instant,
+    answered: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    started: Instant,
+    joined: bool,
+    /// Seeds that are given as addresses and are not this node.
+    seed_addresses: BTreeSet<SocketAddr>,
+    resolved: Option<Instant>,
+    greetings: HashMap<u64, Instant>,
+    /// When to look for the cluster, or for what is missing of it.
+    next_contact: Instant,
+    peers: BTreeMap<NodeName, Peer>,
+    contests: BTreeMap<NodeName, Contest>,
+}
+
+impl State {
+    pub(super) fn new(now: Instant, settings: &Settings) -> Self {
+        let addresses = settings.seeds.iter().filter_map(|seed| match seed {
+            Seed::Address(address) => Some(*address),
+            Seed::Name(..) => None,
+        });
+        let seed_addresses: BTreeSet<_> = addresses.filter(|address| *address != settings.advertise).collect();
+        let by_name = settings.seeds.iter().any(|seed| matches!(seed, Seed::Name(..)));
+        Self {
+            started: now,
+            // Without anybody to look for, this node is its cluster.
+            joined: seed_addresses.is_empty() && !by_name,
+            seed_addresses,
+            resolved: None,
+            greetings: HashMap::new(),
+            next_contact: now,
+            peers: BTreeMap::new(),
+            contests: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn is_joined(&self) -> bool {
+        self.joined
+    }
+
+    pub(super) fn has_greeted(&self, nonce: u64) -> bool {
+        self.greetings.contains_key(&nonce)
+    }
+
+    pub(super) fn next_contact(&self) -> Instant {
+        self.next_contact
+    }
+
+    /// Something is wrong with this node's view: do not wait for the next round.
+    pub(super) fn contact_soon(&mut self, now: Instant) {
+        self.next_contact = self.next_contact.min(now + RETRY);
+    }
+
+    pub(super) fn note_response(&mut self, sender: &NodeName, nonce: u64) {
+        if let Some(contest) = self.contests.get_mut(sender).filter(|contest| contest.nonce == nonce) {
+            contest.answered = true;
+        }
+    }
+}
+
+impl Node {
+    /// Looks for the cluster, or for what is missing of it.
+    pub(super) fn contact(&mut self, now: Instant) {
+        if self.leaving.is_some() {
+            return;
+        }
+        let joined = self.is_joined();
+        self.exchange.greetings.retain(|_, sent| now.since(*sent) < FORGET_GREETING);
+        let active: BTreeSet<SocketAddr> = self.membership.active().map(|identity| identity.address).collect();
+        let mut addresses: Vec<_> = self.exchange.seed_addresses.difference(&active).copied().collect();
+        let missing = self.membership.members().filter(|(identity, standing)| {
+            let left = self.records.get(&identity.name).is_some_and(|record| record.leaving.is_some());
+            standing.down && !left
+        });
+        let missing: Vec<_> = missing.map(|(identity, _)| identity.address).collect();
+        addresses.extend(missing.into_iter().sample(&mut self.rng, MISSING_AT_ONCE));
+        addresses.sort_unstable();
+        addresses.dedup();
+        self.greet(now, addresses);
+        let lookup_due = self.exchange.resolved.is_none_or(|last| now.since(last) >= RESOLVE_AGAIN);
+        if active.is_empty() || lookup_due {
+            self.exchange.resolved = Some(now);
+            for seed in 0..self.settings.seeds.len() {
+                if matches!(self.settings.seeds[seed], Seed::Name(..)) {
+                    self.outputs.push_back(Output::Resolve { seed });
+                }
+            }
+        }
+        if !joined {
+            self.compare_while_joining(now);
+        }
+        let wait = if joined { self.jittered(LOOK_FOR_MISSING) } else { RETRY };
+        self.exchange.next_contact = now + wait;
+    }
+
+    /// Greets whoever is at `addresses`.
+    pub(super) fn greet(&mut self, now: Instant, addresses: Vec<SocketAddr>) {
+        if self.leaving.is_some() {
+            return;
+        }
+        let own = self.settings.advertise;
+        let limit = ADDRESSES_OF_A_NAME.max(self.exchange.seed_addresses.len() + MISSING_AT_ONCE);
+        for to in addresses.into_iter().filter(|address| *address != own).take(limit) {
+            let nonce = self.rng.random();
+            self.exchange.greetings.insert(nonce, now);
+            let identity = self.membership.identity().clone();
+            self.send(to, &Message::Hello { nonce, identity });
+        }
+    }
+
+    pub(super) fn on_hello(&mut self, from: SocketAddr, nonce: u64, identity: &Identity) {
+        let own = self.membership.identity().clone();
+        if self.leaving.is_some() || *identity == own {
+            return;
+        }
+        if identity.name == own.name {
+            // Two nodes with one name: the one that is in stays; of two that look for a way in, the first.
+            if self.is_joined() || own.generation < identity.generation {
+                self.send(from, &Message::NameTaken { nonce, holder: own.address });
+            }
+            return;
+        }
+        self.send(from, &Message::Welcome { nonce, identity: own });
+    }
+
+    /// Whether a stranger that greets may go on. One that has the name of an active member at another address may not
+    /// while that member still answers: the name is taken, and it is told so. If the member does not answer, it has
+    /// moved. The stranger must not be confirmed before, or the member would be refused as its earlier life.
+    pub(super) fn may_have_name(&mut self, now: Instant, from: SocketAddr, nonce: u64, identity: &Identity) -> bool {
+        let holder = self.membership.active().find(|active| active.name == identity.name);
+        let Some(holder) = holder.filter(|holder| holder.address != identity.address).cloned() else { return true };
+        self.exchange.contests.retain(|_, contest| now.since(contest.last) < FORGET_GREETING);
+        let fresh = self.rng.random();
+        let new = Contest { nonce: fresh, asked: 0, last: now, answered: false };
+        let contest = self.exchange.contests.entry(holder.name.clone()).or_insert(new);
+        contest.last = now;
+        if contest.answered {
+            // Asked anew for the next greeting: the member may go in the meantime.
+            *contest = Contest { nonce: fresh, asked: 0, last: now, answered: false };
+            self.send(from, &Message::NameTaken { nonce, holder: holder.address });
+        } else if contest.asked < ASK_HOLDER {
+            contest.asked += 1;
+            let nonce = contest.nonce;
+            self.send(holder.address, &Message::Challenge { nonce });
+        } else {
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn on_welcome(&mut self, now: Instant, nonce: u64, identity: Identity) {
+        if self.exchange.greetings.remove(&nonce).is_none() || identity.name == self.settings.name {
+            return;
+        }
+        self.exchange.peers.entry(identity.name.clone()).or_default();
+        let to = identity.address;
+        self.membership.announce(now, identity);
+        self.send_digest(to, None, None, true);
+    }
+
+    /// Asks a member that came up or restarted for what it says of itself.
+    pub(super) fn ask_about(&mut self, identity: &Identity) {
+        let range = Some(identity.name.clone());
+        self.send_digest(identity.address, range.clone(), range, true);
+    }
+
+    pub(super) fn exchange_with_somebody(&mut self, now: Instant) {
+        let peer = self.membership.active().map(|identity| identity.address).choose(&mut self.rng);
+        if let Some(peer) = peer.filter(|_| self.leaving.is_none()) {
+            self.send_digest(peer, None, None, true);
+        }
+        let wait = self.jittered(PERIOD);
+        self.timers.push(now + wait, Tick::Exchange);
+    }
+
+    fn compare_while_joining(&mut self, now: Instant) {
+        self.consider_joined(now);
+        for peer in self.exchange.peers.values_mut() {
+            peer.matched.clear();
+        }
+        let peers: Vec<_> = self.membership.active().map(|identity| identity.address).take(MISSING_AT_ONCE).collect();
+        for peer in peers {
+            self.send_digest(peer, None, None, true);
+        }
+    }
+
+    /// The lines for all names from `from` to `to`, both included.
+    fn digest_lines(&self, from: Option<&NodeName>, to: Option<&NodeName>) -> BTreeMap<NodeName, DigestLine> {
+        let mut lines: BTreeMap<NodeName, DigestLine> = BTreeMap::new();
+        let in_range = |name: &NodeName| from.is_none_or(|from| name >= from) && to.is_none_or(|to| name <= to);
+        let line = |node: &NodeName| DigestLine { node: node.clone(), standing: None, record: None };
+        let own = self.membership.identity();
+        let own_standing = own_standing(own);
+        let members = self.membership.members().chain([(own, own_standing)]);
+        for (identity, standing) in members.filter(|(identity, _)| in_range(&identity.name)) {
+            lines.entry(identity.name.clone()).or_insert_with(|| line(&identity.name)).standing = Some(standing);
+        }
+        for record in self.records.iter().filter(|record| in_range(&record.node)) {
+            lines.entry(record.node.clone()).or_insert_with(|| line(&record.node)).record = Some(record.version());
+        }
+        lines
+    }
+
+    /// Sends what this node holds of a range of names, in as many datagrams as it takes. Neighbouring parts share a name,
+    /// so that no name of the receiver's falls between them.
+    pub(super) fn send_digest(
+        &mut self,
+        to: SocketAddr,
+        from_name: Option<NodeName>,
+        to_name: Option<NodeName>,
+        reply: bool,
+    ) {
+        let lines = self.digest_lines(from_name.as_ref(), to_name.as_ref());
+        let joined = self.is_joined();
+        let mut chunks: Vec<Vec<DigestLine>> = vec![Vec::new()];
+        let (mut room, budget) = (self.budget(), self.budget());
+        for line in lines.into_values() {
+            let size = encoded_len(&line);
+            if size > room {
+                let shared = chunks.last().and_then(|chunk| chunk.last()).cloned();
+                room = budget.saturating_sub(size);
+                chunks.push(shared.into_iter().collect());
+            }
+            room = room.saturating_sub(size);
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.push(line);
+            }
+        }
+        let last = chunks.len() - 1;
+        for (index, lines) in chunks.into_iter().enumerate() {
+            let first_name = lines.first().map(|line| line.node.clone());
+            let last_name = lines.last().map(|line| line.node.clone());
+            let digest = Digest {
+                from: if index == 0 { from_name.clone() } else { first_name },
+                to: if index == last { to_name.clone() } else { last_name },
+                reply,
+                joined,
+                lines,
+            };
+            self.send(to, &Message::Digest(digest));
+        }
+    }
+
+    /// What one datagram holds of lines or entries, in bytes, beside the names of the range.
+    fn budget(&self) -> usize {
+        MAX_DATAGRAM - envelope::overhead(&self.settings.name) - 160
+    }
+
+    pub(super) fn on_digest(&mut self, now: Instant, from: SocketAddr, sender: &NodeName, digest: &Digest) {
+        let ours = self.digest_lines(digest.from.as_ref(), digest.to.as_ref());
+        let theirs: BTreeMap<&NodeName, &DigestLine> = digest.lines.iter().map(|line| (&line.node, line)).collect();
+        let own = &self.settings.name;
+        let behind = theirs.iter().any(|(name, line)| {
+            let held = ours.get(*name);
+            // Of itself nobody else knows better.
+            *name != own
+                && (line.standing > held.and_then(|held| held.standing)
+                    || line.record > held.and_then(|held| held.record))
+        });
+        let mut lacking = Vec::new();
+        for (name, line) in &ours {
+            let held = theirs.get(name);
+            let standing = line.standing > held.and_then(|held| held.standing);
+            let record = line.record > held.and_then(|held| held.record);
+            if standing || record {
+                lacking.push(self.entry(name, standing, record));
+            }
+        }
+        self.send_entries(from, lacking);
+        self.note_leave_known(sender, &theirs);
+        if digest.reply {
+            self.send_digest(from, digest.from.clone(), digest.to.clone(), false);
+        } else if !self.is_joined() && !behind {
+            let peer = self.exchange.peers.entry(sender.clone()).or_default();
+            peer.joined = digest.joined;
+            peer.matched.push((digest.from.clone(), digest.to.clone()));
+            self.consider_joined(now);
+        }
+    }
+
+    /// Joined is who holds all that a member holds; where nobody is a member yet, all that every seed holds, or after a
+    /// while what those hold that answer.
+    fn consider_joined(&mut self, now: Instant) {
+        if self.is_joined() {
+            return;
+        }
+        let matched: Vec<_> = self.exchange.peers.values().filter(|peer| cover_everything(&peer.matched)).collect();
+        let by_member = matched.iter().any(|peer| peer.joined);
+        let names = self.settings.seeds.iter().filter(|seed| matches!(seed, Seed::Name(..))).count();
+        let all_seeds = names == 0 && matched.len() >= self.exchange.seed_addresses.len();
+        let patience_over = now.since(self.exchange.started) >= PATIENCE;
+        if !matched.is_empty() && (by_member || all_seeds || patience_over) {
+            self.exchange.joined = true;
+            self.exchange.peers.clear();
+            self.dirty = true;
+            self.notice(Notice::Joined { members: self.membership.active().count() + 1 });
+        }
+    }
+
+    fn entry(&self, name: &NodeName, standing: bool, record: bool) -> Entry {
+        let member = if *name == self.settings.name {
+            let own = self.membership.identity();
+            let standing = Standing { down: self.leaving.is_some(), ..own_standing(own) };
+            Some((own.clone(), standing))
+        } else {
+            let found = self.membership.members().find(|(identity, _)| identity.name == *name);
+            found.map(|(identity, standing)| (identity.clone(), standing))
+        };
+        Entry { member: member.filter(|_| standing), record: self.records.get(name).filter(|_| record).cloned() }
+    }
+
+    pub(super) fn own_entry(&self) -> Entry {
+        self.entry(&self.settings.name, true, true)
+    }
+
+    pub(super) fn send_entries(&mut self, to: SocketAddr, entries: Vec<Entry>) {
+        let budget = self.budget();
+        let (mut chunk, mut room) = (Vec::new(), budget);
+        for entry in entries {
+            let size = encoded_len(&entry);
+            if size > room {
+                self.send(to, &Message::Entries(std::mem::take(&mut chunk)));
+                room = budget;
+            }
+            room = room.saturating_sub(size);
+            chunk.push(entry);
+        }
+        if !chunk.is_empty() {
+            self.send(to, &Message::Entries(chunk));
+        }
+    }
+
+    pub(super) fn on_entries(&mut self, now: Instant, entries: Vec<Entry>) {
+        if self.leaving.is_some() {
+            return;
+        }
+        let own = self.membership.identity().clone();
+        let mut members = Vec::new();
+        for Entry { member, record } in entries {
+            // Of this node itself only its own death is news: foca refutes it.
+            members.extend(member.filter(|(identity, standing)| {
+                identity.name != own.name || (*identity == own && (standing.down || standing.suspect))
+            }));
+            if let Some(record) = record.filter(|record| record.node != own.name) {
+                self.membership.broadcast(&record);
+                self.dirty |= self.records.take(record);
+            }
+        }
+        self.membership.apply(now, members);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_everything_only_without_a_gap() {
+        let range = |from: &str, to: &str| {
+            let name = |text: &str| (!text.is_empty()).then(|| NodeName::new(text).expect("a name"));
+            (name(from), name(to))
+        };
+        for ranges in [
+            vec![range("", "")],
+            vec![range("", "m"), range("m", "")],
+            vec![range("m", ""), range("c", "m"), range("", "c")],
+            vec![range("", "z"), range("b", "c"), range("y", "")],
+        ] {
+            assert!(cover_everything(&ranges), "{ranges:?}");
+        }
+        for ranges in [
+            vec![],
+            vec![range("a", "")],
+            vec![range("", "a")],
+            vec![range("", "b"), range("c", "")],
+            vec![range("", "b"), range("b", "z")],
+        ] {
+            assert!(!cover_everything(&ranges), "{ranges:?}");
+        }
+    }
+}

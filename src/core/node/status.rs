@@ -1,0 +1,53 @@
+//! What a node says of itself when asked.
+
+use super::Node;
+use crate::status::{AppStatus, HandlerStatus, MemberStatus, Status};
+
+impl Node {
+    /// A snapshot of what this node holds and does.
+    pub fn status(&self) -> Status {
+        let state = match (&self.leaving, self.is_joined()) {
+            (Some(_), _) => "leaving",
+            (None, true) => "joined",
+            (None, false) => "joining",
+        };
+        let members = self.view.members().iter().map(|(name, member)| MemberStatus {
+            name: name.to_string(),
+            address: member.address.to_string(),
+            state: member.state.to_string(),
+            generation: member.generation,
+            apps: member
+                .apps
+                .iter()
+                .map(|(name, app)| AppStatus {
+                    name: name.to_string(),
+                    state: app.state.as_str().into(),
+                    publish: app.publish.clone(),
+                })
+                .collect(),
+        });
+        let handlers = self.settings.handlers.iter().map(|handler| {
+            let book = self.books.get(&handler.name);
+            HandlerStatus {
+                name: handler.name.to_string(),
+                source: handler.source.to_string(),
+                state: book.map_or_else(String::new, |book| book.state.clone()),
+                pending: self.ledger.pending(&handler.name),
+                outcomes: book
+                    .into_iter()
+                    .flat_map(|book| &book.outcomes)
+                    .map(|(outcome, count)| ((*outcome).to_owned(), *count))
+                    .collect(),
+                last: book.and_then(|book| book.last.clone()),
+            }
+        });
+        Status {
+            node: self.settings.name.to_string(),
+            cluster: self.settings.cluster.to_string(),
+            state: state.into(),
+            members: members.collect(),
+            handlers: handlers.collect(),
+            datagrams: self.datagrams.iter().map(|(fate, count)| ((*fate).to_owned(), *count)).collect(),
+        }
+    }
+}

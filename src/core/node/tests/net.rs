@@ -1,0 +1,389 @@
+//! A cluster of whole nodes on a virtual clock and a seeded network: loss, delay, cuts, crashes, restarts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::super::{Input, Invocation, Node, Notice, Output, Settings};
+use crate::config::{App, Check, Handler, Profile, Seed, Source};
+use crate::envelope::ClusterKey;
+use crate::event::{EventKind, RunEnd};
+use crate::ledger::Outcome;
+use crate::name::{AppName, ClusterName, HandlerName, NodeName};
+use crate::time::{Instant, Now, TimerQueue, Wall};
+
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// The seed of a test: its own, or the one to replay.
+#[expect(clippy::disallowed_methods, reason = "the one way to replay a seed")]
+pub(super) fn seeds(count: u64) -> Vec<u64> {
+    match std::env::var("PICORED_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => vec![seed],
+        None => (1..=count).collect(),
+    }
+}
+
+enum Arrival {
+    Datagram { to: SocketAddr, from: SocketAddr, data: Vec<u8> },
+    CheckDone { node: usize, life: u32, app: usize, good: bool },
+    RunDone { node: usize, life: u32, run: Box<Invocation> },
+}
+
+struct Slot {
+    node: Option<Node>,
+    life: u32,
+    address: SocketAddr,
+    app_good: bool,
+    left: bool,
+}
+
+/// One thing that a node did or said.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) at_ms: u64,
+    pub(super) node: usize,
+    pub(super) what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    Notice(Notice),
+    /// A run, and the addresses that it saw as wanted.
+    Run(Box<Invocation>),
+}
+
+pub(super) struct Net {
+    seed: u64,
+    rng: StdRng,
+    now: Instant,
+    slots: Vec<Slot>,
+    arrivals: TimerQueue<Arrival>,
+    pub(super) loss: f64,
+    /// Pairs of slots that cannot reach each other.
+    pub(super) cut: BTreeSet<(usize, usize)>,
+    /// How the runs of a node end; default: done.
+    pub(super) run_ends: BTreeMap<usize, RunEnd>,
+    pub(super) run_takes: Duration,
+    pub(super) trace: Vec<Line>,
+    /// Every datagram that was sent, when recording.
+    pub(super) recorded: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let test = std::thread::current().name().unwrap_or_default().to_owned();
+            let seed = self.seed;
+            let lines: Vec<String> = self.trace.iter().rev().take(60).rev().map(|line| format!("{line:?}")).collect();
+            let replay = format!("replay: PICORED_SEED={seed} cargo test -p picored-core {test}");
+            std::io::Write::write_all(&mut std::io::stderr(), format!("{}\n{replay}\n", lines.join("\n")).as_bytes())
+                .expect("stderr");
+        }
+    }
+}
+
+pub(super) fn address(slot: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, slot as u8 + 1], 7946))
+}
+
+pub(super) fn node_name(slot: usize) -> NodeName {
+    NodeName::new(&format!("web{}", slot + 1)).unwrap()
+}
+
+pub(super) fn www() -> AppName {
+    AppName::new("www").unwrap()
+}
+
+impl Net {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            rng: StdRng::seed_from_u64(seed),
+            now: Instant::default(),
+            slots: Vec::new(),
+            arrivals: TimerQueue::default(),
+            loss: 0.0,
+            cut: BTreeSet::new(),
+            run_ends: BTreeMap::new(),
+            run_takes: Duration::from_millis(20),
+            trace: Vec::new(),
+            recorded: None,
+        }
+    }
+
+    /// `count` nodes that joined and whose applications are up.
+    pub(super) fn settled(seed: u64, count: usize) -> Self {
+        let mut net = Self::new(seed);
+        for slot in 0..count {
+            net.start(slot);
+        }
+        net.run_until("all are joined and up", 30_000, |net| net.all_see_up(count));
+        // What the start brought about has been delivered.
+        net.run(2000);
+        net.trace.clear();
+        net
+    }
+
+    pub(super) fn settings(&mut self, slot: usize) -> Settings {
+        let text = |text: &str| text.to_owned();
+        Settings {
+            name: node_name(slot),
+            cluster: ClusterName::new("test").unwrap(),
+            key: ClusterKey::new([7; 32]),
+            boot: EPOCH_MS + self.ms(),
+            advertise: address(slot),
+            seeds: vec![Seed::Address(address(0)), Seed::Address(address(1))],
+            profile: Profile::Lan,
+            apps: vec![App {
+                name: www(),
+                publish: vec![SocketAddr::from(([192, 0, 2, slot as u8 + 1], 80)).ip()],
+                check: Check {
+                    url: "http://127.0.0.1/".parse().unwrap(),
+                    expect_status: vec![(200, 399)],
+                    expect_body: None,
+                },
+                interval: Duration::from_secs(5),
+                timeout: Duration::from_secs(2),
+                rise: 2,
+                fall: 3,
+            }],
+            handlers: vec![Handler {
+                name: HandlerName::new("dns").unwrap(),
+                source: Source::Builtin(text("ok")),
+                on: EventKind::ALL.to_vec(),
+                apps: vec![www()],
+                reconcile_every: Duration::from_secs(300),
+                timeout: Duration::from_secs(10),
+                config: BTreeMap::new(),
+                http: Vec::new(),
+            }],
+            random: self.rng.random(),
+        }
+    }
+
+    /// Starts a node, or starts it again.
+    pub(super) fn start(&mut self, slot: usize) {
+        let settings = self.settings(slot);
+        self.start_as(slot, settings);
+    }
+
+    pub(super) fn start_as(&mut self, slot: usize, settings: Settings) {
+        let life = self.slots.get(slot).map_or(0, |slot| slot.life) + 1;
+        let address = settings.advertise;
+        let node = Some(Node::new(self.now(), settings).unwrap());
+        let slot_state = Slot { node, life, address, app_good: true, left: false };
+        if slot < self.slots.len() {
+            self.slots[slot] = slot_state;
+        } else {
+            assert_eq!(slot, self.slots.len());
+            self.slots.push(slot_state);
+        }
+        self.drain(slot);
+    }
+
+    /// SIGKILL.
+    pub(super) fn kill(&mut self, slot: usize) {
+        self.slots[slot].node = None;
+        self.slots[slot].life += 1;
+    }
+
+    pub(super) fn set_app(&mut self, slot: usize, good: bool) {
+        self.slots[slot].app_good = good;
+    }
+
+    pub(super) fn leave(&mut self, slot: usize) {
+        self.handle(slot, Input::Leave);
+    }
+
+    pub(super) fn has_left(&self, slot: usize) -> bool {
+        self.slots[slot].left
+    }
+
+    pub(super) fn node(&self, slot: usize) -> &Node {
+        self.slots[slot].node.as_ref().expect("a running node")
+    }
+
+    pub(super) fn ms(&self) -> u64 {
+        self.now.since_origin().as_millis() as u64
+    }
+
+    fn now(&self) -> Now {
+        Now { at: self.now, wall: Wall(EPOCH_MS + self.ms()) }
+    }
+
+    pub(super) fn handle(&mut self, slot: usize, input: Input) {
+        let now = self.now();
+        if let Some(node) = &mut self.slots[slot].node {
+            node.handle(now, input);
+        }
+        self.drain(slot);
+    }
+
+    /// Delivers bytes as they are.
+    pub(super) fn inject(&mut self, to: usize, from: SocketAddr, data: Vec<u8>) {
+        self.handle(to, Input::Datagram { from, data });
+    }
+
+    fn drain(&mut self, slot: usize) {
+        let at_ms = self.ms();
+        loop {
+            let (life, from) = (self.slots[slot].life, self.slots[slot].address);
+            let Some(output) = self.slots[slot].node.as_mut().and_then(Node::poll_output) else { return };
+            match output {
+                Output::Send { to, data } => {
+                    if let Some(recorded) = &mut self.recorded {
+                        recorded.push((from, to, data.clone()));
+                    }
+                    let delay = Duration::from_micros(self.rng.random_range(100..3000));
+                    if !self.rng.random_bool(self.loss) {
+                        self.arrivals.push(self.now + delay, Arrival::Datagram { to, from, data });
+                    }
+                }
+                Output::Check { app } => {
+                    let good = self.slots[slot].app_good;
+                    let took = Duration::from_millis(if good { 5 } else { 2000 });
+                    self.arrivals.push(self.now + took, Arrival::CheckDone { node: slot, life, app, good });
+                }
+                Output::Invoke(run) => {
+                    self.trace.push(Line { at_ms, node: slot, what: What::Run(run.clone()) });
+                    self.arrivals.push(self.now + self.run_takes, Arrival::RunDone { node: slot, life, run });
+                }
+                Output::Notice(notice) => self.trace.push(Line { at_ms, node: slot, what: What::Notice(notice) }),
+                Output::Left => {
+                    self.slots[slot].left = true;
+                    self.kill(slot);
+                }
+                Output::Resolve { .. } | Output::RaiseGeneration(_) => {}
+            }
+        }
+    }
+
+    /// Lets `ms` of virtual time pass.
+    pub(super) fn run(&mut self, ms: u64) {
+        let end = self.now + Duration::from_millis(ms);
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    pub(super) fn run_until(&mut self, what: &str, ms: u64, mut done: impl FnMut(&Self) -> bool) {
+        let end = self.now + Duration::from_millis(ms);
+        while !done(self) {
+            assert!(self.step(end), "not within {ms} ms: {what}");
+        }
+    }
+
+    fn step(&mut self, end: Instant) -> bool {
+        let timeouts = self.slots.iter().filter_map(|slot| slot.node.as_ref()?.poll_timeout()).min();
+        let Some(next) = [timeouts, self.arrivals.next_at()].into_iter().flatten().min() else { return false };
+        if next > end {
+            return false;
+        }
+        self.now = self.now.max(next);
+        for slot in 0..self.slots.len() {
+            let now = self.now();
+            if let Some(node) = &mut self.slots[slot].node
+                && node.poll_timeout().is_some_and(|at| at <= now.at)
+            {
+                node.handle_timeout(now);
+                let again = node.poll_timeout();
+                assert!(again.is_none_or(|at| at > now.at), "what is due was done, and time moves on");
+                self.drain(slot);
+            }
+        }
+        while let Some(arrival) = self.arrivals.pop_due(self.now) {
+            self.arrive(arrival);
+        }
+        true
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Datagram { to, from, data } => {
+                let slot_of = |address| self.slots.iter().rposition(|slot| slot.address == address);
+                let Some(target) = slot_of(to) else { return };
+                let source = slot_of(from).unwrap_or(usize::MAX);
+                let pair = (target.min(source), target.max(source));
+                if !self.cut.contains(&pair) {
+                    self.handle(target, Input::Datagram { from, data });
+                }
+            }
+            Arrival::CheckDone { node, life, app, good } => {
+                if self.slots[node].life == life {
+                    let result = if good { Ok(()) } else { Err("timed out".into()) };
+                    self.handle(node, Input::CheckDone { app, result });
+                }
+            }
+            Arrival::RunDone { node, life, run } => {
+                if self.slots[node].life == life {
+                    let done = RunEnd::Done { changed: true, text: String::new() };
+                    let end = self.run_ends.get(&node).cloned().unwrap_or(done);
+                    let id = run.delivery.id.clone();
+                    self.handle(node, Input::RunDone { id, end, took: self.run_takes });
+                }
+            }
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = usize> {
+        (0..self.slots.len()).filter(|slot| self.slots[*slot].node.is_some())
+    }
+
+    /// Whether every running node is joined and sees `count` members alive with their application up.
+    pub(super) fn all_see_up(&self, count: usize) -> bool {
+        self.running().all(|slot| {
+            let status = self.node(slot).status();
+            let up = status.members.iter().filter(|member| {
+                member.state == "alive" && member.apps.iter().all(|app| app.state == "up") && !member.apps.is_empty()
+            });
+            status.state == "joined" && up.count() == count
+        })
+    }
+
+    /// How `slot` sees `other`.
+    pub(super) fn sees(&self, slot: usize, other: usize) -> Option<String> {
+        let name = node_name(other).to_string();
+        self.node(slot).status().members.into_iter().find(|member| member.name == name).map(|member| member.state)
+    }
+
+    /// The events that were told of, as (node, kind, member).
+    pub(super) fn events(&self, kind: EventKind) -> Vec<(usize, String)> {
+        self.trace
+            .iter()
+            .filter_map(|line| match &line.what {
+                What::Notice(Notice::Event(event)) if event.kind == kind => {
+                    Some((line.node, event.member.as_ref().map(ToString::to_string).unwrap_or_default()))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// All runs: when, on which node, for what.
+    pub(super) fn runs(&self) -> Vec<(u64, usize, &Invocation)> {
+        self.trace
+            .iter()
+            .filter_map(|line| match &line.what {
+                What::Run(run) => Some((line.at_ms, line.node, &**run)),
+                What::Notice(_) => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn outcomes(&self) -> Vec<Outcome> {
+        self.trace
+            .iter()
+            .filter_map(|line| match &line.what {
+                What::Notice(Notice::Ended { outcome, .. }) => Some(*outcome),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// The members whose addresses a run saw as wanted.
+pub(super) fn wanted(run: &Invocation) -> Vec<String> {
+    run.snapshot.apps[&www()].endpoints.iter().map(|endpoint| endpoint.member.to_string()).collect()
+}

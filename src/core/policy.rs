@@ -1,4 +1,0 @@
-//! placeholder
-/// A grant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {}

@@ -1,0 +1,158 @@
+//! What a handler may reach over HTTP: the one place that decides it, for every way a guest has to ask.
+//!
+//! The order is fixed, and no step may be left out: [`Target::canonical`] turns what the guest wrote into the only form
+//! that is matched and sent; [`check`] looks for a grant; the caller resolves the host once; [`allowed_addresses`] drops
+//! what that grant does not open; the caller dials exactly what is left and follows no redirect. Nothing here resolves,
+//! dials or reads; the handler host calls it for each request, the config for each grant.
+
+mod address;
+mod grant;
+mod target;
+
+use std::fmt;
+use std::net::IpAddr;
+
+pub use address::{Cidr, closed_range};
+pub use grant::{Grant, GrantError, HostPattern, Method, Origin, PathPrefix};
+pub use target::{Host, MAX_URL_LEN, Scheme, Target};
+
+/// Longest piece of a guest's text that a reason repeats, in characters.
+const MAX_QUOTED: usize = 200;
+/// So many dropped addresses are named in a reason.
+const MAX_NAMED: usize = 4;
+
+/// Why a request is not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// What kind of refusal it is; its spelling is the `kind` of the contract's `http.error`.
+    pub kind: RefusalKind,
+    /// One line for the operator. Bounded, and without control characters.
+    pub reason: String,
+}
+
+impl Refusal {
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Invalid, reason: reason.into() }
+    }
+}
+
+/// The kinds of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalKind {
+    /// No grant allows it.
+    Denied,
+    /// The request is malformed, or could be read in more than one way.
+    Invalid,
+    /// The host has no address that may be dialled.
+    Resolve,
+}
+
+impl RefusalKind {
+    /// The kind's one spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Invalid => "invalid",
+            Self::Resolve => "resolve",
+        }
+    }
+}
+
+impl fmt::Display for RefusalKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The first of `grants` that allows `method` on `target`. The query is not looked at.
+///
+/// # Errors
+/// `Invalid` if `method` is none (see [`Method`]), else `Denied` with the lines that would allow it.
+pub fn check<'g>(grants: &'g [Grant], method: &str, target: &Target) -> Result<&'g Grant, Refusal> {
+    let method: Method = method.parse().map_err(|error: GrantError| Refusal::invalid(error.to_string()))?;
+    grants.iter().find(|grant| grant.allows(&method, target)).ok_or_else(|| {
+        let origin = Origin::of(target);
+        let port = target.port();
+        let (scheme, host) = (target.scheme(), target.host());
+        let path = quoted(target.path().strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(target.path()));
+        Refusal {
+            kind: RefusalKind::Denied,
+            reason: format!(
+                "no grant allows {method} {scheme}://{host}:{port}{}; to allow it add [[handler.http]] allow = \"{origin}\", \
+                 methods = [\"{method}\"], paths = [\"{path}\"]",
+                quoted(target.path()),
+            ),
+        }
+    })
+}
+
+/// Those of the `resolved` addresses of a host that may be dialled under `grant`, in their order. Addresses in
+/// [closed ranges](closed_range) stay only if a range in the `allow_private` of that very grant holds them.
+///
+/// An address that carries another one inside (v4-mapped, NAT64, 6to4 and their kin) is in a closed range itself, so it
+/// needs a range in its own IPv6 form; a grant for the inner address does not open it.
+///
+/// # Errors
+/// `Resolve`, with what was dropped and why, if none is left.
+pub fn allowed_addresses(grant: &Grant, resolved: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
+    let opened = |address: &IpAddr| grant.allow_private.iter().any(|range| range.contains(*address));
+    let (allowed, dropped): (Vec<IpAddr>, Vec<IpAddr>) =
+        resolved.iter().partition(|address| closed_range(**address).is_none() || opened(address));
+    if !allowed.is_empty() {
+        return Ok(allowed);
+    }
+    let refuse = |reason| Err(Refusal { kind: RefusalKind::Resolve, reason });
+    let Some(first) = dropped.first() else {
+        return refuse(format!("the host of the grant for {} has no address", grant.origin));
+    };
+    let mut named: Vec<String> = dropped
+        .iter()
+        .take(MAX_NAMED)
+        .map(|address| format!("{address} ({})", closed_range(*address).unwrap_or("public")))
+        .collect();
+    if dropped.len() > MAX_NAMED {
+        named.push(format!("{} more", dropped.len() - MAX_NAMED));
+    }
+    refuse(format!(
+        "no address that may be dialled: {}; to allow the first add allow_private = [\"{}\"] to the grant for {}",
+        named.join(", "),
+        Cidr::single(*first),
+        grant.origin,
+    ))
+}
+
+/// Whether `name` is a request header that is the host's own to set, so that a guest's is not sent. Also true for what
+/// is no header name at all.
+pub fn forbidden_request_header(name: &str) -> bool {
+    /// The message's framing, its route and the connection: a guest that sets them speaks to someone else than was
+    /// checked, or smuggles a second request.
+    const OWN: [&str; 13] = [
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "max-forwards",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    ];
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let lower = name.to_ascii_lowercase();
+    name.is_empty() || !name.bytes().all(token) || OWN.contains(&lower.as_str()) || lower.starts_with("proxy-")
+}
+
+/// `text` with its control characters replaced, and cut where it is too long for a reason.
+pub(crate) fn quoted(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut out: String = text.chars().take(MAX_QUOTED).map(shown).collect();
+    if text.chars().nth(MAX_QUOTED).is_some() {
+        out.push('…');
+    }
+    out
+}

@@ -1,0 +1,249 @@
+//! What each node says of its own applications: one record a node, written by its owner alone.
+//!
+//! A record is whole: a newer one replaces an older one, so that losing any number of them does no harm. Newer is the
+//! higher (boot, sequence). Everybody passes on what is news to them (by foca's broadcasts) and compares what they hold
+//! with one peer now and then (see [`crate::node`]).
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::mpsc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::Identity;
+use crate::name::{AppName, NodeName};
+
+/// An encoded record is at most this long, in bytes, so that it fits into one datagram beside foca's header.
+pub const MAX_RECORD: usize = 700;
+/// So many records are kept at most; a cluster has a few hundred.
+pub const MAX_RECORDS: usize = 4096;
+
+/// An application's health, as its owner says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AppState {
+    /// Not yet checked often enough since the owner started.
+    Unknown,
+    /// Healthy.
+    Up,
+    /// Unhealthy.
+    Down,
+}
+
+impl AppState {
+    /// The state's one spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// One application of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRecord {
+    /// Its name.
+    pub name: AppName,
+    /// Its health.
+    pub state: AppState,
+    /// The record's sequence when the state last changed: part of the event's id.
+    pub changed: u64,
+    /// The port of its check.
+    pub port: u16,
+    /// What to publish while it is up.
+    pub publish: Vec<IpAddr>,
+}
+
+/// All that one node says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its owner.
+    pub node: NodeName,
+    /// The owner's boot.
+    pub boot: u64,
+    /// Grows with each change within a boot.
+    pub sequence: u64,
+    /// The owner's generation as it said that it is leaving.
+    pub leaving: Option<u64>,
+    /// The owner's applications.
+    pub apps: Vec<AppRecord>,
+}
+
+impl Record {
+    /// The record's place in the order of its owner's records.
+    pub fn version(&self) -> Version {
+        (self.boot, self.sequence)
+    }
+
+    /// The record as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("a record has no type that postcard refuses")
+    }
+}
+
+/// Boot and sequence: larger is newer.
+pub type Version = (u64, u64);
+
+/// The records that this node holds.
+#[derive(Debug, Default)]
+pub struct Records {
+    by_node: BTreeMap<NodeName, Record>,
+}
+
+impl Records {
+    /// Takes `record` if it is news. A stranger beyond [`MAX_RECORDS`] is not taken.
+    pub fn take(&mut self, record: Record) -> bool {
+        match self.by_node.get(&record.node) {
+            Some(held) if held.version() >= record.version() => return false,
+            None if self.by_node.len() >= MAX_RECORDS => return false,
+            _ => {}
+        }
+        self.by_node.insert(record.node.clone(), record);
+        true
+    }
+
+    /// The record of `node`.
+    pub fn get(&self, node: &NodeName) -> Option<&Record> {
+        self.by_node.get(node)
+    }
+
+    /// All records, by node.
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.by_node.values()
+    }
+}
+
+/// The key of a record among foca's broadcasts: a newer one of the same node takes an older one's place.
+#[derive(Debug)]
+pub struct BroadcastKey {
+    node: NodeName,
+    version: Version,
+}
+
+impl foca::Invalidates for BroadcastKey {
+    fn invalidates(&self, other: &Self) -> bool {
+        self.node == other.node && self.version >= other.version
+    }
+}
+
+/// Foca's side: decides what is passed on, and hands what came in to the node through a channel (foca owns its handler,
+/// and nothing is shared).
+#[derive(Debug)]
+pub struct Broadcasts {
+    own: NodeName,
+    versions: BTreeMap<NodeName, Version>,
+    news: mpsc::Sender<Record>,
+}
+
+impl Broadcasts {
+    /// For the node `own`. What comes in is sent to the receiver.
+    pub fn new(own: NodeName) -> (Self, mpsc::Receiver<Record>) {
+        let (news, receiver) = mpsc::channel();
+        (Self { own, versions: BTreeMap::new(), news }, receiver)
+    }
+}
+
+impl foca::BroadcastHandler<Identity> for Broadcasts {
+    type Key = BroadcastKey;
+    type Error = Infallible;
+
+    fn receive_item(&mut self, data: &[u8], sender: Option<&Identity>) -> Result<Option<BroadcastKey>, Infallible> {
+        // Something that a later version sends: not ours to read, nor to pass on.
+        let Ok(record) = postcard::from_bytes::<Record>(data) else { return Ok(None) };
+        let known = self.versions.get(&record.node);
+        let (is_new, version) = (known.is_none_or(|known| *known < record.version()), record.version());
+        let crowded = known.is_none() && self.versions.len() >= MAX_RECORDS;
+        if !is_new || crowded || data.len() > MAX_RECORD {
+            return Ok(None);
+        }
+        self.versions.insert(record.node.clone(), version);
+        let node = record.node.clone();
+        // From a peer: everybody's news. From here: only the own record is news to others; what was learnt by an
+        // exchange is noted, so that its broadcast is not taken for news a second time.
+        let pass_on = sender.is_some() || node == self.own;
+        if sender.is_some() {
+            // The receiver lives as long as foca does; without it there is nobody to tell.
+            let _ = self.news.send(record);
+        }
+        Ok(pass_on.then_some(BroadcastKey { node, version }))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use foca::{BroadcastHandler as _, Invalidates as _};
+
+    pub(crate) fn record(node: &str, boot: u64, sequence: u64, state: AppState) -> Record {
+        Record {
+            node: NodeName::new(node).unwrap(),
+            boot,
+            sequence,
+            leaving: None,
+            apps: vec![AppRecord {
+                name: AppName::new("www").unwrap(),
+                state,
+                changed: sequence,
+                port: 80,
+                publish: vec!["192.0.2.1".parse().unwrap()],
+            }],
+        }
+    }
+
+    #[test]
+    fn only_news_is_taken() {
+        let mut records = Records::default();
+        assert!(records.take(record("a", 1, 5, AppState::Up)));
+        assert!(!records.take(record("a", 1, 5, AppState::Down)), "same version");
+        assert!(!records.take(record("a", 1, 4, AppState::Down)), "older");
+        assert!(records.take(record("a", 2, 1, AppState::Down)), "a new boot begins again");
+        assert!(!records.take(record("a", 1, 9, AppState::Up)), "an old boot is over");
+        assert_eq!(records.iter().count(), 1);
+    }
+
+    #[test]
+    fn strangers_beyond_the_limit_are_not_taken() {
+        let mut records = Records::default();
+        for i in 0..MAX_RECORDS {
+            assert!(records.take(record(&format!("n{i}"), 1, 1, AppState::Up)));
+        }
+        assert!(!records.take(record("late", 1, 1, AppState::Up)));
+        assert!(records.take(record("n7", 1, 2, AppState::Up)), "known ones still are");
+    }
+
+    #[test]
+    fn broadcasts_pass_on_news_once() {
+        let peer =
+            Identity { name: NodeName::new("b").unwrap(), generation: 1, address: "127.0.0.1:1".parse().unwrap() };
+        let (mut broadcasts, news) = Broadcasts::new(NodeName::new("me").unwrap());
+        let bytes = record("a", 1, 1, AppState::Up).encode();
+        assert!(broadcasts.receive_item(&bytes, Some(&peer)).unwrap().is_some());
+        assert!(broadcasts.receive_item(&bytes, Some(&peer)).unwrap().is_none(), "no longer news");
+        assert_eq!(news.try_iter().count(), 1);
+        // Learnt by an exchange: noted, not passed on, nor handed back.
+        assert!(broadcasts.receive_item(&record("c", 1, 1, AppState::Up).encode(), None).unwrap().is_none());
+        assert!(broadcasts.receive_item(&record("c", 1, 1, AppState::Up).encode(), Some(&peer)).unwrap().is_none());
+        // The own one is broadcast.
+        assert!(broadcasts.receive_item(&record("me", 1, 1, AppState::Up).encode(), None).unwrap().is_some());
+        assert_eq!(news.try_iter().count(), 0);
+    }
+
+    #[test]
+    fn garbage_is_neither_taken_nor_passed_on() {
+        let (mut broadcasts, news) = Broadcasts::new(NodeName::new("me").unwrap());
+        for data in [&b"\xff\xff\xff\xff"[..], b"x", &[0; 40]] {
+            assert!(broadcasts.receive_item(data, None).unwrap().is_none());
+        }
+        assert_eq!(news.try_iter().count(), 0);
+    }
+
+    #[test]
+    fn a_newer_broadcast_takes_the_older_ones_place() {
+        let key = |node: &str, version| BroadcastKey { node: NodeName::new(node).unwrap(), version };
+        assert!(key("a", (1, 2)).invalidates(&key("a", (1, 1))));
+        assert!(!key("a", (1, 1)).invalidates(&key("a", (1, 2))));
+        assert!(!key("b", (1, 2)).invalidates(&key("a", (1, 1))));
+    }
+}

@@ -1,0 +1,293 @@
+//! What this node holds to be true of the cluster, and what happened between one look and the next.
+//!
+//! Events are differences between two views, never echoes of messages: a message lost, repeated or late changes at most
+//! when a difference is seen. An application counts as up while its member is active and its owner says so; an owner
+//! that has just restarted and does not know yet leaves things as they were.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::event::{Event, EventKind};
+use crate::name::{AppName, NodeName};
+use crate::record::{AppState, Record};
+use crate::snapshot::{Endpoint, MemberInfo, MemberState};
+use crate::time::Wall;
+
+/// What is known of one member now.
+#[derive(Clone, Debug)]
+pub struct Fact<'a> {
+    /// Its name.
+    pub name: &'a NodeName,
+    /// Where it gossips.
+    pub address: SocketAddr,
+    /// Its life.
+    pub generation: u64,
+    /// How foca holds it.
+    pub state: MemberState,
+    /// What it says of itself.
+    pub record: Option<&'a Record>,
+}
+
+/// One member of the view.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Where it gossips.
+    pub address: SocketAddr,
+    /// Its life.
+    pub generation: u64,
+    /// Its state.
+    pub state: MemberState,
+    /// Its applications.
+    pub apps: BTreeMap<AppName, MemberApp>,
+}
+
+/// An application on a member.
+#[derive(Clone, Debug)]
+pub struct MemberApp {
+    /// What the owner says.
+    pub state: AppState,
+    /// Whether it counts as up.
+    pub up: bool,
+    /// The port of its check.
+    pub port: u16,
+    /// What to publish while it is up.
+    pub publish: Vec<IpAddr>,
+}
+
+/// This node's view.
+#[derive(Debug, Default)]
+pub struct View {
+    members: BTreeMap<NodeName, Member>,
+    claimed: BTreeMap<AppName, BTreeSet<IpAddr>>,
+}
+
+impl View {
+    /// All members, by name.
+    pub fn members(&self) -> &BTreeMap<NodeName, Member> {
+        &self.members
+    }
+
+    /// The members as handlers see them.
+    pub fn infos(&self) -> Vec<MemberInfo> {
+        let info = |(name, member): (&NodeName, &Member)| MemberInfo {
+            name: name.clone(),
+            state: member.state,
+            address: member.address.ip(),
+        };
+        self.members.iter().map(info).collect()
+    }
+
+    /// The names of all applications that any member ever had.
+    pub fn apps(&self) -> impl Iterator<Item = &AppName> {
+        self.claimed.keys()
+    }
+
+    /// Where `app` is up, in order of member and address.
+    pub fn endpoints(&self, app: &AppName) -> Vec<Endpoint> {
+        let mut endpoints: Vec<_> = self
+            .members
+            .iter()
+            .filter_map(|(name, member)| Some((name, member.apps.get(app).filter(|app| app.up)?)))
+            .flat_map(|(name, app)| {
+                app.publish.iter().map(|&address| Endpoint { member: name.clone(), address, port: app.port })
+            })
+            .collect();
+        endpoints.sort();
+        endpoints
+    }
+
+    /// Every address that any member ever claimed for `app`, sorted.
+    pub fn claimed(&self, app: &AppName) -> Vec<IpAddr> {
+        self.claimed.get(app).into_iter().flatten().copied().collect()
+    }
+
+    /// Takes in what is known now, and tells what happened. `own` is this node: its coming and going is no event to it.
+    pub fn update<'a>(&mut self, wall: Wall, own: &NodeName, facts: impl Iterator<Item = Fact<'a>>) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut members = BTreeMap::new();
+        for fact in facts {
+            let before = self.members.get(fact.name);
+            let member_event = member_event(wall, own, before, &fact);
+            let apps = apps_after(before, &fact);
+            for app in fact.record.into_iter().flat_map(|record| &record.apps) {
+                self.claimed.entry(app.name.clone()).or_default().extend(&app.publish);
+            }
+            events.extend(member_event.clone());
+            events.extend(app_events(wall, before, &apps, &fact, member_event.as_ref()));
+            let Fact { address, generation, state, .. } = fact;
+            members.insert(fact.name.clone(), Member { address, generation, state, apps });
+        }
+        self.members = members;
+        events
+    }
+}
+
+fn member_event(wall: Wall, own: &NodeName, before: Option<&Member>, fact: &Fact<'_>) -> Option<Event> {
+    let was_active = before.is_some_and(|member| member.state.is_active());
+    let kind = match (was_active, fact.state) {
+        _ if fact.name == own => return None,
+        (false, state) if state.is_active() => EventKind::MemberUp,
+        (true, MemberState::Left) => EventKind::MemberLeft,
+        (true, MemberState::Down) => EventKind::MemberDown,
+        _ => return None,
+    };
+    let id = format!("{kind}/{}/{}", fact.name, fact.generation);
+    Some(Event { id, kind, app: None, member: Some(fact.name.clone()), time: wall })
+}
+
+fn apps_after(before: Option<&Member>, fact: &Fact<'_>) -> BTreeMap<AppName, MemberApp> {
+    let apps = fact.record.into_iter().flat_map(|record| &record.apps);
+    apps.map(|app| {
+        let was_up = before.and_then(|member| member.apps.get(&app.name)).is_some_and(|app| app.up);
+        let says_up = match app.state {
+            AppState::Up => true,
+            AppState::Down => false,
+            AppState::Unknown => was_up,
+        };
+        let up = says_up && fact.state.is_active();
+        (app.name.clone(), MemberApp { state: app.state, up, port: app.port, publish: app.publish.clone() })
+    })
+    .collect()
+}
+
+fn app_events(
+    wall: Wall,
+    before: Option<&Member>,
+    after: &BTreeMap<AppName, MemberApp>,
+    fact: &Fact<'_>,
+    cause: Option<&Event>,
+) -> Vec<Event> {
+    let was_up = |name| before.and_then(|member| member.apps.get(name)).is_some_and(|app| app.up);
+    let is_up = |name| after.get(name).is_some_and(|app| app.up);
+    let before_names = before.into_iter().flat_map(|member| member.apps.keys());
+    let names: BTreeSet<&AppName> = before_names.chain(after.keys()).collect();
+    let changed = names.into_iter().filter(|name| was_up(*name) != is_up(*name));
+    changed
+        .map(|name| {
+            let kind = if is_up(name) { EventKind::AppUp } else { EventKind::AppDown };
+            let id = match (cause, fact.record) {
+                // It went or came with its member: the same on every node, like the member's event.
+                (Some(cause), _) => format!("{}/{name}", cause.id),
+                (None, Some(record)) => {
+                    let changed =
+                        record.apps.iter().find(|app| app.name == *name).map_or(record.sequence, |app| app.changed);
+                    format!("{kind}/{name}/{}/{}/{changed}", fact.name, record.boot)
+                }
+                (None, None) => format!("{kind}/{name}/{}/{}", fact.name, fact.generation),
+            };
+            Event { id, kind, app: Some(name.clone()), member: Some(fact.name.clone()), time: wall }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::record;
+
+    fn name(text: &str) -> NodeName {
+        NodeName::new(text).unwrap()
+    }
+
+    /// One step of a history: each member's name, generation, state and record; the kinds and ids of what happened.
+    fn step(view: &mut View, facts: &[(&str, u64, MemberState, Option<&Record>)]) -> Vec<String> {
+        let names: Vec<_> = facts.iter().map(|fact| name(fact.0)).collect();
+        let facts = facts.iter().zip(&names).map(|(&(_, generation, state, record), name)| Fact {
+            name,
+            address: "127.0.0.1:1".parse().unwrap(),
+            generation,
+            state,
+            record,
+        });
+        view.update(Wall(0), &name("me"), facts).into_iter().map(|event| event.id).collect()
+    }
+
+    use MemberState::{Alive, Down, Left, Suspect};
+
+    #[test]
+    fn a_member_comes_fails_and_returns() {
+        let mut view = View::default();
+        let up = record("a", 1, 2, AppState::Up);
+        assert_eq!(step(&mut view, &[("a", 1, Alive, None)]), ["member-up/a/1"]);
+        assert_eq!(step(&mut view, &[("a", 1, Alive, Some(&up))]), ["app-up/www/a/1/2"]);
+        assert_eq!(step(&mut view, &[("a", 1, Suspect, Some(&up))]), [""; 0]);
+        assert_eq!(step(&mut view, &[("a", 1, Down, Some(&up))]), ["member-down/a/1", "member-down/a/1/www"]);
+        assert_eq!(step(&mut view, &[("a", 1, Down, Some(&up))]), [""; 0], "once");
+        assert_eq!(step(&mut view, &[("a", 2, Alive, Some(&up))]), ["member-up/a/2", "member-up/a/2/www"]);
+    }
+
+    #[test]
+    fn a_leave_is_told_apart_from_a_failure() {
+        let mut view = View::default();
+        let up = record("a", 1, 2, AppState::Up);
+        step(&mut view, &[("a", 1, Alive, Some(&up))]);
+        assert_eq!(step(&mut view, &[("a", 1, Left, Some(&up))]), ["member-left/a/1", "member-left/a/1/www"]);
+        assert_eq!(step(&mut view, &[("a", 1, Down, Some(&up))]), [""; 0], "gone is gone");
+    }
+
+    #[test]
+    fn this_nodes_own_coming_is_no_event_but_its_applications_are() {
+        let mut view = View::default();
+        let up = record("me", 1, 2, AppState::Up);
+        assert_eq!(step(&mut view, &[("me", 1, Alive, Some(&up))]), ["app-up/www/me/1/2"]);
+    }
+
+    #[test]
+    fn a_quick_restart_moves_nothing_until_the_owner_knows() {
+        let mut view = View::default();
+        let (up, fresh) = (record("a", 1, 2, AppState::Up), record("a", 2, 1, AppState::Unknown));
+        step(&mut view, &[("a", 1, Alive, Some(&up))]);
+        assert_eq!(step(&mut view, &[("a", 2, Alive, Some(&fresh))]), [""; 0]);
+        assert_eq!(view.endpoints(&AppName::new("www").unwrap()).len(), 1);
+        let down = record("a", 2, 3, AppState::Down);
+        assert_eq!(step(&mut view, &[("a", 2, Alive, Some(&down))]), ["app-down/www/a/2/3"]);
+    }
+
+    #[test]
+    fn unknown_is_not_up_for_a_newcomer() {
+        let mut view = View::default();
+        let fresh = record("a", 1, 1, AppState::Unknown);
+        assert_eq!(step(&mut view, &[("a", 1, Alive, Some(&fresh))]), ["member-up/a/1"]);
+        assert!(view.endpoints(&AppName::new("www").unwrap()).is_empty());
+    }
+
+    #[test]
+    fn nodes_that_learn_in_another_order_agree_on_ids() {
+        let up = record("a", 1, 2, AppState::Up);
+        let (mut slow, mut fast) = (View::default(), View::default());
+        let all: Vec<_> = [(Alive, None), (Alive, Some(&up)), (Down, Some(&up))]
+            .into_iter()
+            .flat_map(|(state, record)| step(&mut slow, &[("a", 1, state, record)]))
+            .collect();
+        let skipped: Vec<_> = [(Alive, Some(&up)), (Down, Some(&up))]
+            .into_iter()
+            .flat_map(|(state, record)| step(&mut fast, &[("a", 1, state, record)]))
+            .collect();
+        assert_eq!(all.last(), skipped.last());
+        assert_eq!(all[0], skipped[0]);
+    }
+
+    #[test]
+    fn an_application_no_longer_configured_goes_down() {
+        let mut view = View::default();
+        let up = record("a", 1, 2, AppState::Up);
+        step(&mut view, &[("a", 1, Alive, Some(&up))]);
+        let none = Record { sequence: 3, apps: vec![], ..up };
+        assert_eq!(step(&mut view, &[("a", 1, Alive, Some(&none))]), ["app-down/www/a/1/3"]);
+    }
+
+    #[test]
+    fn claims_are_remembered_when_their_member_is_gone_or_moves() {
+        let mut view = View::default();
+        let first = record("a", 1, 2, AppState::Up);
+        let mut moved = record("a", 2, 1, AppState::Up);
+        moved.apps[0].publish = vec!["192.0.2.9".parse().unwrap()];
+        step(&mut view, &[("a", 1, Alive, Some(&first))]);
+        step(&mut view, &[("a", 2, Alive, Some(&moved))]);
+        step(&mut view, &[]);
+        let www = AppName::new("www").unwrap();
+        let expected: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "192.0.2.9".parse().unwrap()];
+        assert_eq!(view.claimed(&www), expected);
+        assert!(view.endpoints(&www).is_empty());
+    }
+}

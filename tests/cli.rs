@@ -1,0 +1,417 @@
+//! The real program from outside: exit codes, output, files. Verbs that ask a daemon ask an admin socket with a status
+//! made by hand, so that what is printed can be compared whole.
+
+#![allow(clippy::unwrap_used, reason = "clippy knows tests, not the functions that they share")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use picored_core::status::{AppStatus, HandlerStatus, LastRun, MemberStatus, Status};
+use tokio::sync::{oneshot, watch};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_picored"));
+    command.args(args).stdin(Stdio::null()).env_remove("NO_COLOR");
+    command
+}
+
+fn picored(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+/// What a run that must succeed says.
+fn said(args: &[&str]) -> String {
+    let output = picored(args);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a run that must fail with this code complains of; it prints nothing else.
+fn complaint(code: i32, args: &[&str]) -> String {
+    let output = picored(args);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{args:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn help_names_the_verbs_and_each_has_an_example() {
+    let help = said(&["--help"]);
+    for verb in ["run", "demo", "check", "keygen", "members", "status"] {
+        assert!(help.contains(&format!("\n  {verb} ")), "{verb} in {help}");
+    }
+    assert!(help.contains("Exit codes:"), "{help}");
+    assert!(!help.contains("compile-component"), "an inner matter: {help}");
+    for verb in ["run", "check", "keygen", "members", "status"] {
+        let help = said(&[verb, "--help"]);
+        assert!(help.contains("Example") && help.contains(&format!("  picored {verb}")), "{help}");
+    }
+}
+
+#[test]
+fn version_is_the_packages() {
+    assert_eq!(said(&["--version"]), format!("picored {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_command_lines_end_with_2_and_the_right_usage() {
+    for args in [
+        &[][..],
+        &["walk"],
+        &["run"],
+        &["check"],
+        &["run", "--config", "x", "--log-format", "xml"],
+        &["run", "--config", "x", "--log-level", "loud"],
+        &["members", "--socket", "x", "--config", "y"],
+        &["keygen", "extra"],
+    ] {
+        assert!(complaint(2, args).contains("Usage:") || complaint(2, args).contains("--help"), "{args:?}");
+    }
+    assert!(complaint(2, &["mebmers"]).contains("members"), "it suggests what was meant");
+}
+
+#[test]
+fn keygen_makes_another_key_each_time() {
+    let (first, second) = (said(&["keygen"]), said(&["keygen"]));
+    assert_ne!(first, second);
+    for key in [first, second] {
+        // 32 bytes are 43 characters of base64 and one of padding.
+        assert!(key.len() == 45 && key.ends_with("=\n"), "{key:?}");
+        assert!(key[..43].chars().all(|c| c.is_ascii_alphanumeric() || c == '+' || c == '/'), "{key:?}");
+    }
+}
+
+#[test]
+fn keygen_writes_a_private_file_and_never_over_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    let shown = path.to_str().unwrap();
+    assert_eq!(said(&["keygen", "--out", shown]), "");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    let written = fs::read(&path).unwrap();
+    picored::store::read_key(&path).unwrap();
+
+    let error = complaint(1, &["keygen", "--out", shown]);
+    assert!(error.contains(shown) && error.contains("stays as it is"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), written);
+
+    let nowhere = dir.path().join("none/key");
+    assert!(complaint(1, &["keygen", "--out", nowhere.to_str().unwrap()]).contains(nowhere.to_str().unwrap()));
+}
+
+/// A directory with all that a good config needs.
+struct Site {
+    dir: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self { dir: tempfile::tempdir().unwrap() };
+        picored::store::create_key_file(&site.at("key"), &[7; 32]).unwrap();
+        // The preamble of a component, and nothing in it.
+        fs::write(site.at("dns.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+        site
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn good(&self) -> String {
+        format!(
+            r#"
+[node]
+name = "web1"
+bind = "127.0.0.1:7946"
+state_dir = "{0}/state"
+admin_socket = "{0}/picored.sock"
+
+[cluster]
+name = "example"
+seeds = ["127.0.0.2:7946"]
+key_file = "{0}/key"
+
+[[app]]
+name = "www"
+publish = ["127.0.0.1"]
+check = {{ http = "http://127.0.0.1:8080/health" }}
+
+[[handler]]
+name = "dns"
+source = "file:{0}/dns.wasm"
+on = ["app-*"]
+"#,
+            self.dir.path().display()
+        )
+    }
+
+    fn config(&self, text: &str) -> String {
+        let path = self.at("picored.toml");
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn check_says_ok_and_what_it_saw() {
+    let site = Site::new();
+    let config = site.config(&site.good());
+    let before = names(site.dir.path());
+    assert_eq!(said(&["check", "--config", &config]), "ok: node web1 of cluster example, 1 seed, 1 app, 1 handler\n");
+    assert_eq!(names(site.dir.path()), before, "it leaves no trace");
+}
+
+fn names(dir: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn check_takes_relative_paths_from_the_current_directory() {
+    let site = Site::new();
+    let relative = site.good().replace(&format!("{}/", site.dir.path().display()), "");
+    site.config(&relative);
+    let output = command(&["check", "--config", "picored.toml"]).current_dir(site.dir.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let elsewhere = command(&["check", "--config", &site.config(&relative)]).current_dir("/").output().unwrap();
+    assert_eq!(elsewhere.status.code(), Some(1), "{elsewhere:?}");
+}
+
+#[test]
+fn check_tells_all_that_is_wrong_with_the_text() {
+    let site = Site::new();
+    let bad = site.good().replace("publish =", "pubish =").replace("[\"app-*\"]", "[\"app-upp\"]");
+    let config = site.config(&bad);
+    let error = complaint(1, &["check", "--config", &config]);
+    for part in [config.as_str(), "pubish", "publish", "app-upp", "line 15", "line 21"] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+    // The daemon itself says the same and does not start.
+    assert_eq!(complaint(1, &["run", "--config", &config]), error);
+}
+
+#[test]
+fn check_tells_all_that_is_wrong_around_the_text() {
+    let site = Site::new();
+    let config = site.config(&site.good());
+    fs::write(site.at("state"), "a file").unwrap();
+    fs::set_permissions(site.at("key"), PermissionsExt::from_mode(0o644)).unwrap();
+    fs::remove_file(site.at("dns.wasm")).unwrap();
+    let error = complaint(1, &["check", "--config", &config]);
+    for part in ["state is not a directory", "key is open to every user", "handler dns", "dns.wasm"] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+}
+
+#[test]
+fn configs_that_cannot_be_read_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("none.toml");
+    let error = complaint(1, &["check", "--config", missing.to_str().unwrap()]);
+    assert!(error.contains("none.toml") && error.contains("No such file"), "{error}");
+
+    let huge = dir.path().join("huge.toml");
+    fs::write(&huge, "#".repeat(2 << 20)).unwrap();
+    assert!(complaint(1, &["check", "--config", huge.to_str().unwrap()]).contains("larger than"));
+
+    let binary = dir.path().join("binary.toml");
+    fs::write(&binary, b"\xff\xfe").unwrap();
+    assert!(complaint(1, &["check", "--config", binary.to_str().unwrap()]).contains("binary.toml"));
+}
+
+/// An admin socket that answers with [`status`].
+struct Node {
+    socket: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    fn start(socket: PathBuf) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (ready, bound) = mpsc::channel();
+        let path = socket.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let server = picored::admin::Server::bind(&path).unwrap();
+                ready.send(()).unwrap();
+                let publish = watch::Sender::new(Arc::new(status()));
+                tokio::select! {
+                    () = server.serve(publish.subscribe()) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        bound.recv().unwrap();
+        Self { socket: socket.to_str().unwrap().to_owned(), stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn status() -> Status {
+    let member = |name: &str, state: &str, generation, apps| MemberStatus {
+        name: name.into(),
+        address: format!("[2001:db8::{generation}]:7946"),
+        state: state.into(),
+        generation,
+        apps,
+    };
+    let publish = vec!["203.0.113.5".parse().unwrap(), "2001:db8::5".parse().unwrap()];
+    let last = LastRun {
+        event: "app-down".into(),
+        scope: "www".into(),
+        outcome: "done".into(),
+        text: "published 1 address\nforged  line".into(),
+        time: "2026-01-31T12:00:00.000Z".into(),
+        attempt: 2,
+        run_ms: 12.34,
+    };
+    Status {
+        node: "web1".into(),
+        cluster: "example".into(),
+        state: "joined".into(),
+        members: vec![
+            member("web1", "alive", 7, vec![AppStatus { name: "www".into(), state: "up".into(), publish }]),
+            member("web2", "down", 8, Vec::new()),
+        ],
+        handlers: vec![HandlerStatus {
+            name: "dns".into(),
+            source: "builtin:dns-powerdns".into(),
+            state: "ready".into(),
+            pending: 1,
+            outcomes: BTreeMap::from([("done".into(), 3), ("retry".into(), 1)]),
+            last: Some(last),
+        }],
+        datagrams: BTreeMap::from([("accepted".into(), 10), ("sent".into(), 12)]),
+    }
+}
+
+#[test]
+fn members_is_a_table_for_people() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path().join("picored.sock"));
+    assert_eq!(
+        said(&["members", "--socket", &node.socket]),
+        "\
+NAME  ADDRESS             STATE  GENERATION  APPS
+web1  [2001:db8::7]:7946  alive  7           www up (203.0.113.5 2001:db8::5)
+web2  [2001:db8::8]:7946  down   8
+"
+    );
+}
+
+#[test]
+fn members_is_json_for_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path().join("picored.sock"));
+    let value: serde_json::Value =
+        serde_json::from_str(&said(&["members", "--socket", &node.socket, "--json"])).unwrap();
+    assert_eq!(
+        value,
+        serde_json::json!([
+            {
+                "name": "web1", "address": "[2001:db8::7]:7946", "state": "alive", "generation": 7,
+                "apps": [{ "name": "www", "state": "up", "publish": ["203.0.113.5", "2001:db8::5"] }],
+            },
+            { "name": "web2", "address": "[2001:db8::8]:7946", "state": "down", "generation": 8, "apps": [] },
+        ])
+    );
+}
+
+#[test]
+fn members_finds_the_socket_through_the_config() {
+    let site = Site::new();
+    let _node = Node::start(site.at("picored.sock"));
+    let config = site.config(&site.good());
+    assert!(said(&["members", "--config", &config]).contains("web2"));
+}
+
+#[test]
+fn status_tells_people_what_the_node_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path().join("picored.sock"));
+    let text = said(&["status", "--socket", &node.socket]);
+    let line = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start).unwrap();
+    assert_eq!(line("node"), "web1 of cluster example, joined");
+    assert_eq!(line("process"), format!("{}, picored {}", std::process::id(), env!("CARGO_PKG_VERSION")));
+    assert_eq!(line("members"), "1 alive, 1 down");
+    assert_eq!(line("datagrams"), "10 accepted, 12 sent");
+    assert!(cfg!(not(target_os = "linux")) || line("memory").contains(" MiB resident, "), "{text}");
+    assert_eq!(
+        line("dns"),
+        "builtin:dns-powerdns  ready  1        3 done, 1 retry  2026-01-31T12:00:00.000Z app-down www: done in 12.3 ms, \
+         try 2: published 1 address\\nforged  line"
+    );
+}
+
+#[test]
+fn status_tells_programs_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path().join("picored.sock"));
+    let text = said(&["status", "--socket", &node.socket, "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    let expected = [
+        "anonymous_bytes",
+        "cluster",
+        "datagrams",
+        "handlers",
+        "members",
+        "node",
+        "pid",
+        "resident_bytes",
+        "state",
+        "version",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(serde_json::from_value::<Status>(value.clone()).unwrap(), status());
+    assert_eq!(value["pid"], std::process::id());
+    if cfg!(target_os = "linux") {
+        assert!(value["resident_bytes"].as_u64() >= value["anonymous_bytes"].as_u64());
+        assert!(value["anonymous_bytes"].as_u64().unwrap() > 0);
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path().join("picored.sock"));
+    let mut child =
+        command(&["status", "--socket", &node.socket]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_told_with_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("picored.sock");
+    let shown = path.to_str().unwrap();
+    for verb in ["members", "status"] {
+        let error = complaint(1, &[verb, "--socket", shown]);
+        assert!(error.contains(shown) && error.contains("picored run"), "{error}");
+    }
+
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(complaint(1, &["members", "--socket", shown]).contains("no daemon listens"));
+
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    assert!(complaint(1, &["members", "--socket", shown]).contains("is not a socket"));
+}
