@@ -3,6 +3,7 @@
 //! Each demo gets a folder of its own for temporary files, which also tells its processes from all others: they have it
 //! in their environment. Demos take turns here but where two at once are the point, for a machine's cores are few.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -254,10 +255,12 @@ fn its_servers_run_alone_and_on_loopback_only() {
     let line = dns.line();
     assert!(line.starts_with("DNS for a.example. on 127.0.0.1:"), "{line}");
     let api: SocketAddr = line.trim().rsplit_once("http://").unwrap().1.parse().unwrap();
-    let body = r#"{"rrsets":[{"name":"w.a.example.","type":"A","ttl":5,"changetype":"REPLACE","records":[{"content":"10.0.0.1"}]}]}"#;
+    let set = r#""name":"w.a.example.","type":"A","ttl":5,"changetype":"REPLACE","records":[{"content":"10.0.0.1"}]"#;
+    let body = format!(r#"{{"rrsets":[{{{set}}}]}}"#);
     let mut stream = std::net::TcpStream::connect(api).unwrap();
     let request = format!(
-        "PATCH /api/v1/servers/localhost/zones/a.example. HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\ncontent-length: {}\r\n\r\n{body}",
+        "PATCH /api/v1/servers/localhost/zones/a.example. HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\n\
+         content-length: {}\r\n\r\n{body}",
         body.len()
     );
     std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();

@@ -1,8 +1,8 @@
 //! `picored demo`: a website of three servers on this machine that survives the loss of two of them.
 //!
-//! [`stage`] sets it up, [`story`] plays it, [`report`] shows it. Everything is on loopback addresses and in a folder for
-//! temporary files; nothing needs root, and nothing is left behind. `picored demo dns` and `picored demo web` run the
-//! DNS server and a web server alone, for one's own experiments.
+//! [`stage`] sets it up, [`story`] plays it, [`report`] shows it. Everything is on loopback addresses and in a folder
+//! for temporary files; nothing needs root, and nothing is left behind. `picored demo dns` and `picored demo web` run
+//! the DNS server and a web server alone, for one's own experiments.
 
 pub mod api;
 pub mod client;
