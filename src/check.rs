@@ -4,7 +4,6 @@
 //! application that hangs, drips or floods costs a bounded amount and fails like any other. Redirects are answers, not
 //! orders. The driver calls this when the core says that a check is due; what a verdict means is the core's to say.
 
-use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
@@ -26,19 +25,17 @@ const HEAD_LIMIT: usize = 16 * 1024;
 
 /// Asks the application once. `Err` is a short reason for people; the whole probe ends within `timeout`.
 pub async fn probe(check: &Check, timeout: Duration) -> Result<(), String> {
-    let doing = Cell::new("resolving the name");
-    match tokio::time::timeout(timeout, ask(check, &doing)).await {
-        Ok(verdict) => verdict,
-        Err(_) => Err(format!("timed out after {timeout:?} {}", doing.get())),
-    }
+    let mut doing = "resolving the name";
+    let verdict = tokio::time::timeout(timeout, ask(check, &mut doing)).await;
+    verdict.unwrap_or_else(|_| Err(format!("timed out after {timeout:?} {doing}")))
 }
 
-async fn ask(check: &Check, doing: &Cell<&'static str>) -> Result<(), String> {
+async fn ask(check: &Check, doing: &mut &'static str) -> Result<(), String> {
     let host = check.url.host_str().ok_or("the URL has no host")?;
     let port = check.url.port_or_known_default().ok_or("the URL has no port")?;
     let stream = connect(host, port, doing).await?;
 
-    doing.set("waiting for the response");
+    *doing = "waiting for the response";
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_LIMIT)
         .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
@@ -60,10 +57,10 @@ async fn ask(check: &Check, doing: &Cell<&'static str>) -> Result<(), String> {
 }
 
 /// Connects to the first of the name's addresses that takes it.
-async fn connect(host: &str, port: u16, doing: &Cell<&'static str>) -> Result<TcpStream, String> {
+async fn connect(host: &str, port: u16, doing: &mut &'static str) -> Result<TcpStream, String> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let addresses = tokio::net::lookup_host((bare, port)).await.map_err(|_| format!("cannot resolve {host}"))?;
-    doing.set("connecting");
+    *doing = "connecting";
     let mut refusal = format!("{host} has no address");
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -87,7 +84,7 @@ fn request(check: &Check) -> Result<Request<Empty<Bytes>>, String> {
         .map_err(|error| format!("the URL makes no request: {error}"))
 }
 
-async fn judge(check: &Check, response: Response<Incoming>, doing: &Cell<&'static str>) -> Result<(), String> {
+async fn judge(check: &Check, response: Response<Incoming>, doing: &mut &'static str) -> Result<(), String> {
     let status = response.status().as_u16();
     if !check.expect_status.iter().any(|&(low, high)| (low..=high).contains(&status)) {
         return Err(format!("status {status}, expected {}", ranges(&check.expect_status)));
@@ -95,7 +92,7 @@ async fn judge(check: &Check, response: Response<Incoming>, doing: &Cell<&'stati
     match check.expect_body.as_deref() {
         None | Some("") => Ok(()),
         Some(expected) => {
-            doing.set("reading the body");
+            *doing = "reading the body";
             search(response.into_body(), expected).await
         }
     }

@@ -1,6 +1,75 @@
-//! To come.
+//! One daemon, put together: from a checked config to a running driver. Decides nothing.
 
-/// Runs the daemon.
-pub async fn run(_: picored_core::config::Config, _: std::path::PathBuf) -> anyhow::Result<()> {
-    anyhow::bail!("not in this build")
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use picored_core::config::Config;
+use picored_core::envelope::ClusterKey;
+use picored_core::node::{Node, Settings};
+use picored_core::status::Status;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::watch;
+
+use crate::admin;
+use crate::driver::{Clock, Driver, Parts, wall};
+use crate::handler::{Host, HostConfig, Limits};
+use crate::net::Socket;
+use crate::store::{self, StateDir};
+
+/// Runs a node until it is told to stop. `config_path` is where the config was read from, for the log.
+///
+/// # Errors
+/// If something that the config names cannot be used, or the cluster refuses the node.
+pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
+    let Config { node, cluster, apps, handlers } = config;
+    let key = match &cluster.key_file {
+        Some(path) => ClusterKey::new(store::read_key(path)?),
+        None => ClusterKey::none(),
+    };
+    let state = StateDir::open(&node.state_dir)?;
+    let boot = state.next_generation(wall().0)?;
+    let host = Host::new(HostConfig {
+        cache_dir: state.cache_dir().to_owned(),
+        compiler: std::env::current_exe().context("cannot find this program's own file")?,
+        node_key: state.node_key()?,
+        limits: Limits::default(),
+    })?;
+    let socket = Socket::bind(node.bind).await.with_context(|| format!("cannot bind node.bind {}", node.bind))?;
+    let local = socket.local_address()?;
+    let advertise = node.advertise.unwrap_or(local);
+    let server = admin::Server::bind(&node.admin_socket)?;
+    let mut random = [0; 32];
+    SystemRandom::new().fill(&mut random).map_err(|_| anyhow::anyhow!("the system has no randomness to give"))?;
+    let clock = Clock::new();
+    let settings = Settings {
+        name: node.name.clone(),
+        cluster: cluster.name,
+        key,
+        boot,
+        advertise,
+        seeds: cluster.seeds.clone(),
+        profile: cluster.profile,
+        apps: apps.clone(),
+        handlers: handlers.clone(),
+        random,
+    };
+    let core = Node::new(clock.now(), settings)?;
+    tracing::info!(
+        target: "picored::node",
+        node = %node.name,
+        address = %advertise,
+        generation = boot,
+        config = %config_path.display(),
+        "listening"
+    );
+    let (status, readers) = watch::channel(Arc::new(Status::default()));
+    let serving = tokio::spawn(server.serve(readers));
+    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status };
+    let ended = Driver::new(core, clock, parts).run().await;
+    serving.abort();
+    // Waiting lets the socket's file go before the process does.
+    let _ = serving.await;
+    tracing::info!(target: "picored::node", "stopped");
+    ended
 }

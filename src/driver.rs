@@ -1,1 +1,298 @@
-//! To come.
+//! The one loop: sole owner of the [`Node`], the only one who reads the clock for it.
+//!
+//! Datagrams, ends of tasks, signals and the clock go in; what comes out is sent, started as a task, or logged. Readers
+//! get a snapshot through a watch channel. Made and run by the daemon.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use picored_core::config::{App, Handler, Seed};
+use picored_core::event::{RunEnd, StopReason};
+use picored_core::name::HandlerName;
+use picored_core::node::{Input, Invocation, Node, Output};
+use picored_core::status::Status;
+use picored_core::time::{Instant, Now, Wall};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use crate::handler::{Host, LoadError, Loaded};
+use crate::net::Socket;
+use crate::notices;
+use crate::store::StateDir;
+use crate::{check, signals};
+
+/// Ends of tasks that wait to be taken in. Each task has one at most, so this bounds nothing but a burst.
+const INPUTS: usize = 256;
+/// So many datagrams are taken in before the rest gets its turn.
+const DATAGRAMS_AT_ONCE: usize = 64;
+/// A resolver that does not answer must not hold a name's next lookup up.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How old the snapshot for readers may be when nothing worth a word has happened.
+const STATUS_AGE: Duration = Duration::from_secs(1);
+
+/// The clocks. The origin of the core's time is the start of the process.
+pub struct Clock(tokio::time::Instant);
+
+impl Clock {
+    /// A clock that begins now.
+    #[expect(clippy::new_without_default, reason = "when it is made matters")]
+    pub fn new() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    /// The time, for the core.
+    pub fn now(&self) -> Now {
+        Now { at: Instant::from_origin(self.0.elapsed()), wall: wall() }
+    }
+
+    fn to_tokio(&self, at: Instant) -> tokio::time::Instant {
+        self.0 + at.since_origin()
+    }
+}
+
+/// The wall clock.
+pub fn wall() -> Wall {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A handler of the config: loaded when it is first needed, and again when that failed.
+struct Slot {
+    config: Handler,
+    loaded: Mutex<Option<Arc<Loaded>>>,
+}
+
+impl Slot {
+    async fn load(&self, host: &Host) -> Result<Arc<Loaded>, LoadError> {
+        let mut loaded = self.loaded.lock().await;
+        if let Some(loaded) = &*loaded {
+            return Ok(loaded.clone());
+        }
+        let fresh = host.load(&self.config).await?;
+        *loaded = Some(fresh.clone());
+        Ok(fresh)
+    }
+}
+
+/// What the driver needs beside the node.
+pub struct Parts {
+    /// The gossip socket.
+    pub socket: Socket,
+    /// Runs the handlers.
+    pub host: Host,
+    /// Keeps the generation.
+    pub state: StateDir,
+    /// Where to look for members.
+    pub seeds: Vec<Seed>,
+    /// What is checked.
+    pub apps: Vec<App>,
+    /// The handlers.
+    pub handlers: Vec<Handler>,
+    /// For the admin socket.
+    pub status: watch::Sender<Arc<Status>>,
+}
+
+/// The loop and what it holds.
+pub struct Driver {
+    node: Node,
+    clock: Clock,
+    socket: Socket,
+    host: Host,
+    state: StateDir,
+    seeds: Vec<Seed>,
+    apps: Vec<App>,
+    slots: HashMap<HandlerName, Arc<Slot>>,
+    status: watch::Sender<Arc<Status>>,
+    status_at: Instant,
+    inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    ended: Option<anyhow::Result<()>>,
+}
+
+impl Driver {
+    /// A driver of `node`, whose clock is `clock`.
+    pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
+        let Parts { socket, host, state, seeds, apps, handlers, status } = parts;
+        let slot = |config: Handler| (config.name.clone(), Arc::new(Slot { config, loaded: Mutex::default() }));
+        Self {
+            node,
+            clock,
+            socket,
+            host,
+            state,
+            seeds,
+            apps,
+            slots: handlers.into_iter().map(slot).collect(),
+            status,
+            status_at: Instant::default(),
+            inputs: mpsc::channel(INPUTS),
+            ended: None,
+        }
+    }
+
+    /// Runs until the node has left, or cannot stay.
+    ///
+    /// # Errors
+    /// If the node's name is another's, or the socket fails for good.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        self.load_handlers();
+        let mut stop = signals::Stop::new()?;
+        let mut told_to_stop = 0;
+        loop {
+            self.do_outputs();
+            if let Some(ended) = self.ended.take() {
+                return ended;
+            }
+            let wake = self.node.poll_timeout().map(|at| self.clock.to_tokio(at));
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                readable = self.socket.readable() => {
+                    readable?;
+                    self.take_datagrams();
+                }
+                Some(input) = self.inputs.1.recv() => self.node.handle(self.clock.now(), input),
+                () = sleep => self.node.handle_timeout(self.clock.now()),
+                () = stop.next() => {
+                    told_to_stop += 1;
+                    if told_to_stop > 1 {
+                        return Ok(());
+                    }
+                    tracing::info!(target: "picored::node", "leaving");
+                    self.node.handle(self.clock.now(), Input::Leave);
+                }
+            }
+        }
+    }
+
+    fn take_datagrams(&mut self) {
+        for _ in 0..DATAGRAMS_AT_ONCE {
+            match self.socket.take() {
+                Ok((from, data)) => self.node.handle(self.clock.now(), Input::Datagram { from, data }),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // What the network says of an earlier datagram (nobody listens there) is no fault of the socket.
+                Err(error) => tracing::debug!(%error, "receiving"),
+            }
+        }
+    }
+
+    fn do_outputs(&mut self) {
+        let now = self.clock.now();
+        let mut news = false;
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Send { to, data } => {
+                    if let Err(error) = self.socket.send(to, &data) {
+                        tracing::debug!(%to, %error, "sending");
+                    }
+                }
+                Output::Resolve { seed } => self.resolve(seed),
+                Output::Check { app } => self.check(app),
+                Output::Invoke(run) => self.invoke(*run),
+                Output::RaiseGeneration(generation) => {
+                    if let Err(error) = self.state.raise_generation(generation) {
+                        tracing::error!(%error, "the generation cannot be kept");
+                    }
+                }
+                Output::Notice(notice) => {
+                    news = true;
+                    notices::log(&notice);
+                    if let Some(error) = notices::fatal(&notice, &self.node.status()) {
+                        self.ended = Some(Err(error));
+                    }
+                }
+                Output::Left => self.ended = Some(Ok(())),
+            }
+        }
+        if news || now.at.since(self.status_at) >= STATUS_AGE {
+            self.status_at = now.at;
+            self.status.send_replace(Arc::new(self.node.status()));
+        }
+    }
+
+    /// Starts a task whose result comes in as an input.
+    fn start(&self, task: impl Future<Output = Input> + Send + 'static) {
+        let inputs = self.inputs.0.clone();
+        tokio::spawn(async move {
+            // Only a driver that has ended takes nothing any more.
+            let _ = inputs.send(task.await).await;
+        });
+    }
+
+    fn resolve(&self, seed: usize) {
+        let Some(Seed::Name(name, port)) = self.seeds.get(seed).cloned() else { return };
+        self.start(async move {
+            let lookup = tokio::net::lookup_host((name.as_str(), port));
+            let addresses: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await {
+                Ok(Ok(addresses)) => addresses.collect(),
+                Ok(Err(error)) => {
+                    tracing::warn!(seed = %name, %error, "a seed's name cannot be resolved; it will be tried again");
+                    Vec::new()
+                }
+                Err(_) => {
+                    tracing::warn!(seed = %name, "a seed's name is not resolved in time; it will be tried again");
+                    Vec::new()
+                }
+            };
+            Input::Resolved { seed, addresses }
+        });
+    }
+
+    fn check(&self, index: usize) {
+        let Some(app) = self.apps.get(index).cloned() else { return };
+        self.start(async move {
+            let result = check::probe(&app.check, app.timeout).await;
+            Input::CheckDone { app: index, result }
+        });
+    }
+
+    /// Loads the handlers one after the other, so that none waits for its first event.
+    fn load_handlers(&self) {
+        let (host, inputs) = (self.host.clone(), self.inputs.0.clone());
+        let mut slots: Vec<_> = self.slots.values().cloned().collect();
+        slots.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        tokio::spawn(async move {
+            for slot in slots {
+                let state = loading(&host, &slot).await.map_or_else(|error| error, |_| "ready".to_owned());
+                let _ = inputs.send(Input::HandlerState { handler: slot.config.name.clone(), state }).await;
+            }
+        });
+    }
+
+    fn invoke(&self, run: Invocation) {
+        let Some(slot) = self.slots.get(&run.delivery.key.handler).cloned() else { return };
+        let (host, inputs) = (self.host.clone(), self.inputs.0.clone());
+        let due = tokio::time::Instant::now();
+        self.start(async move {
+            let Invocation { delivery, snapshot, queued } = run;
+            let id = delivery.id.clone();
+            let was_ready = slot.loaded.lock().await.is_some();
+            let loaded = loading(&host, &slot).await;
+            if !was_ready {
+                let state = loaded.as_ref().map_or_else(Clone::clone, |_| "ready".to_owned());
+                let _ = inputs.send(Input::HandlerState { handler: id.handler.clone(), state }).await;
+            }
+            notices::started(&delivery, queued + due.elapsed());
+            let begun = tokio::time::Instant::now();
+            let end = match loaded {
+                Ok(loaded) => loaded.run(delivery.event, delivery.attempt, snapshot).await,
+                Err(reason) => RunEnd::Stopped(StopReason::Load, reason),
+            };
+            Input::RunDone { id, end, took: begun.elapsed() }
+        });
+    }
+}
+
+/// Loads the handler if it is not loaded yet; why it cannot be, as text.
+async fn loading(host: &Host, slot: &Slot) -> Result<Arc<Loaded>, String> {
+    slot.load(host).await.map_err(|error| {
+        let reason = error.to_string();
+        tracing::error!(target: "picored::handler", handler = %slot.config.name, %reason, "a handler is not ready");
+        reason
+    })
+}

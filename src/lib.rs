@@ -13,4 +13,6 @@ pub mod handler;
 pub mod log;
 pub mod memory;
 pub mod net;
+mod notices;
+mod signals;
 pub mod store;

@@ -16,6 +16,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Name lookups may wait for a slow resolver on threads of their own; so many at a time.
+const BLOCKING_THREADS: usize = 16;
+
 /// Keeps a site's DNS in line with the servers that are up.
 #[derive(Parser)]
 #[command(name = "picored", version, max_term_width = 100, after_help = AFTER_HELP)]
@@ -51,7 +54,7 @@ enum Verb {
 pub fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Run(args) => run::run(args),
-        Verb::Demo(args) => crate::demo::run(args),
+        Verb::Demo(args) => runtime().and_then(|runtime| runtime.block_on(crate::demo::run(args))),
         Verb::Check(args) => check::run(&args),
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Members(args) => members::run(&args),
@@ -63,6 +66,12 @@ pub fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// One thread: whatever runs here waits nearly all the time, and every thread more costs memory all the time.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?)
 }
 
 /// Writes to standard output. A reader that has gone, as `head` does, has had enough: no failure.

@@ -5,9 +5,6 @@ use std::process::ExitCode;
 
 use crate::log;
 
-/// Name lookups may wait for a slow resolver on threads of their own; so many at a time.
-const BLOCKING_THREADS: usize = 16;
-
 /// Run this machine's node until it is told to stop
 ///
 /// Stays in the foreground and logs to standard output. SIGTERM or SIGINT (Ctrl-C) makes it leave the cluster and end.
@@ -29,9 +26,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = super::config_file::read(&args.config)?;
     log::init(args.log_format, args.log_level)?;
-    // One thread: a node waits nearly all the time, and every thread more costs memory all the time.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
+    let runtime = super::runtime()?;
     let ended = runtime.block_on(crate::daemon::run(config, args.config));
     // A lookup that still waits for its resolver shall not hold up the end.
     runtime.shutdown_background();

@@ -30,7 +30,6 @@ pub(crate) struct Cache {
     directory: PathBuf,
     key: hmac::Key,
     settings: [u8; 32],
-    drafts: AtomicU64,
 }
 
 /// Why a file is no entry.
@@ -54,7 +53,7 @@ impl Cache {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         fs::set_permissions(directory, Permissions::from_mode(0o700))?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, node_key);
-        Ok(Self { directory: directory.to_owned(), key, settings, drafts: AtomicU64::new(0) })
+        Ok(Self { directory: directory.to_owned(), key, settings })
     }
 
     /// The entry of `component`, if there is a good one. A bad one is removed. Reads all of it.
@@ -85,7 +84,8 @@ impl Cache {
     /// A file to be filled with code and then [finished](Draft::finish).
     pub(crate) fn draft(&self, component: &[u8; 32]) -> io::Result<Draft<'_>> {
         self.tidy();
-        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
+        static DRAFTS: AtomicU64 = AtomicU64::new(0);
+        let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
         let path = self.directory.join(format!("draft-{}-{number}", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(Draft { cache: self, component: *component, path, file })

@@ -42,7 +42,7 @@ pub enum CompileError {
     #[error("the compiler refused it: {0}")]
     Refused(String),
     /// Past its limit of memory.
-    #[error("the compiler used more than {} MiB of memory", compiler::MEMORY_BYTES >> 20)]
+    #[error("the compiler ran out of memory: it has {} MiB, or what the system leaves it", compiler::MEMORY_BYTES >> 20)]
     Memory,
     /// Past its limit of CPU time.
     #[error("the compiler used more than {} s of CPU time", compiler::CPU_SECONDS)]
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(refused.to_string(), "the compiler refused it: bad magic number");
         assert!(verdict(exit(3), "").unwrap_err().to_string().contains("exit status: 3"));
         let memory = verdict(ended_by(Signal::ABORT), "memory allocation of 7 bytes failed").unwrap_err();
-        assert_eq!(memory.to_string(), "the compiler used more than 1024 MiB of memory");
+        assert_eq!(memory.to_string(), "the compiler ran out of memory: it has 1024 MiB, or what the system leaves it");
         assert!(matches!(verdict(ended_by(Signal::XCPU), ""), Err(CompileError::Cpu)));
         assert!(matches!(verdict(ended_by(Signal::XFSZ), ""), Err(CompileError::Output)));
         assert!(matches!(verdict(ended_by(Signal::KILL), ""), Err(CompileError::Killed(9))));

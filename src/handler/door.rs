@@ -50,30 +50,26 @@ impl WasiHttpHooks for WasiDoor {
     ) -> Sent {
         let gate = self.gate.clone();
         Box::new(async move {
-            let response = send(&gate, request).await.map_err(error_code)?;
+            let response = send(&gate, request).await?;
             let done: Done = Box::new(async { Ok(()) });
             Ok((response, done))
         })
     }
 }
 
-async fn send(gate: &Arc<Gate>, request: hyper::Request<WasiBody>) -> Result<hyper::Response<WasiBody>, HttpError> {
-    let turn = gate.turn().await?;
+async fn send(gate: &Arc<Gate>, request: hyper::Request<WasiBody>) -> Result<hyper::Response<WasiBody>, Error> {
+    let turn = gate.turn().await.map_err(error_code)?;
     let (parts, body) = request.into_parts();
     let limit = gate.limits().request_body_bytes;
     let body = Limited::new(body, limit).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            Kind::TooLarge.because(format!("the request's body has more than {limit} bytes"))
-        } else {
-            Kind::Protocol.because(format!("the request's body was not finished: {error}"))
-        }
+        if error.is::<LengthLimitError>() { Error::HttpRequestBodySize(None) } else { Error::HttpProtocolError }
     })?;
     let body = body.to_bytes();
     let mut headers = parts.headers;
-    take_length(&mut headers, &body)?;
+    take_length(&mut headers, &body).map_err(error_code)?;
     let headers = headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
     let request = Request { method: parts.method.to_string(), url: parts.uri.to_string(), headers, body };
-    let response = send_apart(gate, turn, request).await?;
+    let response = send_apart(gate, turn, request).await.map_err(error_code)?;
     let body = Full::new(response.body).map_err(|never| match never {}).boxed_unsync();
     let mut message = hyper::Response::new(body);
     *message.status_mut() = response.status;

@@ -66,9 +66,9 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::Denied => "denied",
-            Self::Invalid => "invalid",
-            Self::Resolve => "resolve",
+            Self::Denied => RefusalKind::Denied.as_str(),
+            Self::Invalid => RefusalKind::Invalid.as_str(),
+            Self::Resolve => RefusalKind::Resolve.as_str(),
             Self::Connect => "connect",
             Self::Tls => "tls",
             Self::Timeout => "timeout",

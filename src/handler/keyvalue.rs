@@ -17,8 +17,10 @@ const ENTRY_BYTES: usize = 64;
 type Entries = BTreeMap<String, Arc<[u8]>>;
 
 /// The one bucket that a handler has. It goes by the names `` and `default`.
+// As public as the generated code that names it.
+#[allow(unreachable_pub)]
 #[derive(Debug)]
-pub(crate) struct Bucket;
+pub struct Bucket;
 
 /// What a handler's runs have left.
 #[derive(Debug, Default)]

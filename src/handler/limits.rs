@@ -31,6 +31,8 @@ pub struct Limits {
     pub log_line_bytes: usize,
     /// Keys and values that a handler keeps, in bytes, plus 64 for each key. Default 64 KiB; 0 to 16 MiB.
     pub keyvalue_bytes: usize,
+    /// How long the code of a handler that does nothing stays mapped, or up to twice that. Default 2 s; 10 ms to 60 s.
+    pub quiet: Duration,
     /// HTTP.
     pub http: HttpLimits,
 }
@@ -73,6 +75,7 @@ impl Default for Limits {
             log_bytes: 64 << 10,
             log_line_bytes: 1 << 10,
             keyvalue_bytes: 64 << 10,
+            quiet: Duration::from_secs(2),
             http: HttpLimits {
                 requests: 100,
                 request_header_bytes: 16 << 10,

@@ -4,14 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use picored_core::config::Handler;
 use picored_core::event::{Event, RunEnd, StopReason};
 use picored_core::policy::Grant;
 use picored_core::snapshot::Snapshot;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Level;
 use wasmtime::component::Component;
@@ -20,8 +19,8 @@ use crate::handler::bindings::exports::picored::handler::guest;
 use crate::handler::bindings::{Sandbox, SandboxPre};
 use crate::handler::cache::Entry;
 use crate::handler::http::Gate;
-use crate::handler::keyvalue::{Kept, View};
-use crate::handler::run::{Bounds, Stop, call};
+use crate::handler::keyvalue::Kept;
+use crate::handler::run::{Bounds, Stop, call, contained};
 use crate::handler::source::Wasm;
 use crate::handler::store::{Authority, State, new_store};
 use crate::handler::text::{SHORT, clean};
@@ -29,9 +28,6 @@ use crate::handler::{LoadError, Shared};
 
 /// What a handler exports.
 const GUEST: &str = "picored:handler/guest@0.1.0";
-
-/// Code that was not used for so long, or up to twice that, is unmapped.
-const QUIET: Duration = Duration::from_secs(2);
 
 /// What a component says of itself. Its own words: nothing of it is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,15 +132,8 @@ impl Loaded {
     /// run is over and nothing of it is kept.
     pub async fn run(self: &Arc<Self>, event: Event, attempt: u32, snapshot: Arc<Snapshot>) -> RunEnd {
         let this = self.clone();
-        // A task of its own: a panic in it is the end of that run alone.
-        let mut task = JoinSet::new();
-        task.spawn(async move { this.deliver(&event, attempt, snapshot).await });
-        match task.join_next().await {
-            Some(Ok(Ok(end))) => end,
-            Some(Ok(Err(Stop { reason, text }))) => RunEnd::Stopped(reason, text),
-            Some(Err(fault)) => RunEnd::Stopped(StopReason::Host, clean(&fault.to_string(), SHORT)),
-            None => RunEnd::Stopped(StopReason::Host, "the run was lost".into()),
-        }
+        let run = contained(async move { this.deliver(&event, attempt, snapshot).await });
+        run.await.unwrap_or_else(|Stop { reason, text }| RunEnd::Stopped(reason, text))
     }
 
     async fn deliver(self: &Arc<Self>, event: &Event, attempt: u32, snapshot: Arc<Snapshot>) -> Result<RunEnd, Stop> {
@@ -223,10 +212,10 @@ impl Loaded {
     }
 
     /// Unmaps the code once it is quiet. One such task a handler at most.
-    async fn watch(this: std::sync::Weak<Self>) {
+    async fn watch(this: Weak<Self>, quiet: Duration) {
         let mut seen = None;
         loop {
-            tokio::time::sleep(QUIET).await;
+            tokio::time::sleep(quiet).await;
             let Some(this) = this.upgrade() else { return };
             let mut code = this.code();
             if code.running == 0 && seen == Some(code.uses) {
@@ -261,7 +250,8 @@ impl Drop for Using {
         let mut code = self.loaded.code();
         code.running -= 1;
         if !std::mem::replace(&mut code.watched, true) {
-            tokio::spawn(Loaded::watch(Arc::downgrade(&self.loaded)));
+            let quiet = self.loaded.host.limits.quiet;
+            tokio::spawn(Loaded::watch(Arc::downgrade(&self.loaded), quiet));
         }
     }
 }
@@ -318,7 +308,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
         handler: handler.name.clone(),
         snapshot: None,
         config: Arc::default(),
-        keyvalue: View::default(),
+        keyvalue: Kept::default().view(limits.keyvalue_bytes),
         gate: Gate::new(Arc::new([]), limits.http.clone(), host.tls.clone(), deadline),
     };
     let mut store = new_store(&host.engine, limits, authority);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use picored_core::event::StopReason;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::task::JoinSet;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Store, Trap};
 use wasmtime_wasi::I32Exit;
@@ -58,6 +59,19 @@ pub(crate) async fn call<T>(
         Ok(Some(Err((otherwise, error)))) => Err(stop(otherwise, &error, store.data())),
         Ok(None) => Err(Stop::new(StopReason::Cpu, format!("used more than {:?} of CPU time", bounds.cpu))),
         Err(_) => Err(Stop::new(StopReason::Timeout, format!("took longer than {:?}", bounds.wall))),
+    }
+}
+
+/// Runs `work` as a task of its own: a panic in it is the end of that run alone. Dropped, the task goes with it.
+pub(crate) async fn contained<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Stop>> + Send + 'static,
+) -> Result<T, Stop> {
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    match task.join_next().await {
+        Some(Ok(ended)) => ended,
+        Some(Err(fault)) => Err(Stop::new(StopReason::Host, clean(&fault.to_string(), SHORT))),
+        None => Err(Stop::new(StopReason::Host, "the run was lost")),
     }
 }
 
@@ -126,6 +140,13 @@ fn with_stderr(root: String, state: &State) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_fault_in_the_host_is_the_end_of_that_run_alone() {
+        let end = contained::<()>(async { panic!("for the test") }).await.unwrap_err();
+        assert_eq!(end.reason, StopReason::Host);
+        assert!(end.text.contains("for the test"), "{}", end.text);
+    }
 
     #[tokio::test]
     async fn only_cpu_time_is_metered() {

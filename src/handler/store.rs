@@ -9,7 +9,7 @@ use std::sync::Arc;
 use picored_core::name::HandlerName;
 use picored_core::snapshot::Snapshot;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
-use wasmtime::{Engine, Store};
+use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -106,9 +106,10 @@ pub(crate) fn new_store(engine: &Engine, limits: &Limits, authority: Authority) 
         },
     );
     store.limiter(|state| &mut state.limiter);
-    // To yield, not to trap: a guest that computes gives way at every tick, and `run` counts its CPU time.
+    // To yield, not to trap: a guest that computes gives way at every tick, and `run` counts its CPU time. By tokio's own
+    // yield: with wasmtime's, which wakes at once, timers and sockets would be looked at every 61st tick only.
     store.set_epoch_deadline(1);
-    store.epoch_deadline_async_yield_and_update(1);
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
     store.set_hostcall_fuel(limits.hostcall_bytes);
     store.set_max_component_handles(limits.component_handles);
     store

@@ -6,9 +6,9 @@
 mod zone;
 
 use picored_handler::http::{Request, encoded};
-use picored_handler::{Description, Event, Failure, Handler, Outcome, Want, cluster, config};
+use picored_handler::{Description, Event, Failure, Handler, Outcome, Want, cluster, config, log};
 
-use crate::zone::Target;
+use crate::zone::{Found, Target};
 
 struct Powerdns;
 
@@ -49,10 +49,30 @@ impl Handler for Powerdns {
 
         let query = format!("{url}?rrset_name={}", encoded(target.record()));
         let found = target.read(&request("GET", &query)?.send()?.body)?;
-        let update = target.compare(&found, &wanted, ttl)?;
+        let mut update = target.compare(&found, &wanted, ttl)?;
+        if update.patch.is_some()
+            && let Some(found) = whole(&target, &url)?
+        {
+            update = target.compare(&found, &wanted, ttl)?;
+        }
         let Some(patch) = update.patch else { return Ok(Outcome::unchanged(update.text)) };
         request("PATCH", &url)?.body("application/json", patch).send()?;
         Ok(Outcome::changed(update.text))
+    }
+}
+
+/// Reads the zone without a filter. Before 5.0 PowerDNS leaves disabled records out of a filtered answer, and what is
+/// written without them would delete them. A zone too large to be read is no reason to leave a dead address in it.
+fn whole(target: &Target, url: &str) -> Result<Option<Found>, Failure> {
+    match request("GET", url)?.send() {
+        Ok(response) => target.read(&response.body).map(Some),
+        Err(failed) if failed.kind == "too-large" => {
+            log::warn(
+                "the zone is too large to look for disabled records of this name: if there are any they are lost",
+            );
+            Ok(None)
+        }
+        Err(failed) => Err(failed.into()),
     }
 }
 

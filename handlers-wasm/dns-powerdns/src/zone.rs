@@ -165,3 +165,6 @@ impl Target {
 fn canonical(name: &str) -> String {
     format!("{}.", name.trim().trim_end_matches('.').to_ascii_lowercase())
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,22 +37,37 @@ impl Request {
         self.header("content-type", content_type)
     }
 
-    /// Sends it and gives the response if its status is 2xx; any other status is a failure.
-    pub fn send(self) -> Result<Response, Failure> {
+    /// Sends it and gives the response if its status is 2xx; any other status has failed.
+    pub fn send(self) -> Result<Response, Failed> {
         let subject = self.subject();
-        let response = http::fetch(&self.inner).map_err(|error| refused(&subject, &error))?;
+        let response = self.exchange()?;
         if (200..300).contains(&response.status) { Ok(response) } else { Err(unwelcome(&subject, &response)) }
     }
 
     /// Sends it and gives the response whatever its status.
-    pub fn exchange(self) -> Result<Response, Failure> {
-        http::fetch(&self.inner).map_err(|error| refused(&self.subject(), &error))
+    pub fn exchange(self) -> Result<Response, Failed> {
+        http::fetch(&self.inner).map_err(|error| refused(&self.subject(), error))
     }
 
     /// The request's name in a failure. The query is left out: it is long and may hold what is nobody's business.
     fn subject(&self) -> String {
         let url = self.inner.url.split(['?', '#']).next().unwrap_or_default();
         shortened(format!("{} {url}", self.inner.method).as_bytes())
+    }
+}
+
+/// Why there is no response, or none that is welcome. `?` makes it the failure of a run.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// The kind of error as the contract lists them, or `status`.
+    pub kind: String,
+    /// What the run should end with, if this ends it.
+    pub failure: Failure,
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        failed.failure
     }
 }
 
@@ -75,16 +90,17 @@ pub fn encoded(text: &str) -> String {
 }
 
 /// No response came.
-fn refused(subject: &str, error: &http::Error) -> Failure {
+fn refused(subject: &str, error: http::Error) -> Failed {
     let reason = format!("{subject}: {}: {}", error.kind, shortened(error.reason.as_bytes()));
-    match error.kind.as_str() {
+    let failure = match error.kind.as_str() {
         "denied" | "invalid" => Failure::Permanent(reason),
         _ => Failure::Retry(reason),
-    }
+    };
+    Failed { kind: error.kind, failure }
 }
 
 /// A response came, and its status is not 2xx.
-fn unwelcome(subject: &str, response: &Response) -> Failure {
+fn unwelcome(subject: &str, response: &Response) -> Failed {
     let status = response.status;
     let mut reason = format!("{subject}: status {status}");
     match (status, response.header("location")) {
@@ -95,14 +111,15 @@ fn unwelcome(subject: &str, response: &Response) -> Failure {
         _ if !response.body.is_empty() => reason.push_str(&format!(": {}", shortened(&response.body))),
         _ => {}
     }
-    match status {
+    let failure = match status {
         429 | 503 => match response.header("retry-after").and_then(milliseconds) {
             Some(milliseconds) => Failure::RetryAfter(Delay { milliseconds, reason }),
             None => Failure::Retry(reason),
         },
         408 | 500..=599 => Failure::Retry(reason),
         _ => Failure::Permanent(reason),
-    }
+    };
+    Failed { kind: "status".to_string(), failure }
 }
 
 /// A `retry-after` in seconds. One that is a date counts as none: the usual backoff does as well.
@@ -144,7 +161,7 @@ mod tests {
     #[test]
     fn a_denied_or_malformed_request_fails_for_good_with_the_reason() {
         for kind in ["denied", "invalid"] {
-            let Failure::Permanent(reason) = refused("GET http://a/", &error(kind)) else {
+            let Failure::Permanent(reason) = refused("GET http://a/", error(kind)).failure else {
                 panic!("{kind} is retried")
             };
             assert_eq!(reason, format!("GET http://a/: {kind}: because"));
@@ -154,7 +171,7 @@ mod tests {
     #[test]
     fn other_errors_are_tried_again_unknown_ones_too() {
         for kind in ["resolve", "connect", "tls", "timeout", "too-large", "protocol", "limit", "of-tomorrow"] {
-            let Failure::Retry(reason) = refused("GET http://a/", &error(kind)) else {
+            let Failure::Retry(reason) = refused("GET http://a/", error(kind)).failure else {
                 panic!("{kind} is not retried")
             };
             assert_eq!(reason, format!("GET http://a/: {kind}: because"));
@@ -164,14 +181,15 @@ mod tests {
     #[test]
     fn statuses_become_the_failure_that_fits() {
         for status in [400, 401, 403, 404, 409, 422] {
-            let Failure::Permanent(reason) = unwelcome("PATCH u", &response(status, &[], "{\"error\":\n \"no\"}"))
+            let Failure::Permanent(reason) =
+                unwelcome("PATCH u", &response(status, &[], "{\"error\":\n \"no\"}")).failure
             else {
                 panic!("{status} is retried")
             };
             assert_eq!(reason, format!("PATCH u: status {status}: {{\"error\": \"no\"}}"));
         }
         for status in [408, 429, 500, 502, 503, 504] {
-            let Failure::Retry(reason) = unwelcome("GET u", &response(status, &[], "")) else {
+            let Failure::Retry(reason) = unwelcome("GET u", &response(status, &[], "")).failure else {
                 panic!("{status} is not retried")
             };
             assert_eq!(reason, format!("GET u: status {status}"));
@@ -181,7 +199,7 @@ mod tests {
     #[test]
     fn a_redirect_fails_for_good_and_names_its_target() {
         let moved = response(302, &[("location", "http://b/")], "<html>");
-        let Failure::Permanent(reason) = unwelcome("GET u", &moved) else { panic!("retried") };
+        let Failure::Permanent(reason) = unwelcome("GET u", &moved).failure else { panic!("retried") };
         assert_eq!(reason, "GET u: status 302: redirects are not followed, and it points to http://b/");
     }
 
@@ -189,19 +207,19 @@ mod tests {
     fn a_retry_after_is_passed_on() {
         for (value, expected) in [("7", 7000), (" 0 ", 0), ("99999999999", u32::MAX)] {
             for status in [429, 503] {
-                let failure = unwelcome("GET u", &response(status, &[("retry-after", value)], "busy"));
+                let failure = unwelcome("GET u", &response(status, &[("retry-after", value)], "busy")).failure;
                 let Failure::RetryAfter(delay) = failure else { panic!("{value} is lost") };
                 assert_eq!((delay.milliseconds, delay.reason), (expected, format!("GET u: status {status}: busy")));
             }
         }
         let date = response(503, &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")], "");
-        assert!(matches!(unwelcome("GET u", &date), Failure::Retry(_)));
-        assert!(matches!(unwelcome("GET u", &response(500, &[("retry-after", "7")], "")), Failure::Retry(_)));
+        assert!(matches!(unwelcome("GET u", &date).failure, Failure::Retry(_)));
+        assert!(matches!(unwelcome("GET u", &response(500, &[("retry-after", "7")], "")).failure, Failure::Retry(_)));
     }
 
     #[test]
     fn a_long_answer_is_cut_between_characters() {
-        let Failure::Permanent(reason) = unwelcome("GET u", &response(404, &[], &"ä".repeat(100_000))) else {
+        let Failure::Permanent(reason) = unwelcome("GET u", &response(404, &[], &"ä".repeat(100_000))).failure else {
             panic!("retried")
         };
         assert_eq!(reason, format!("GET u: status 404: {}…", "ä".repeat(MESSAGE_LENGTH)));

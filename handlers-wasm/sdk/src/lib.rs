@@ -46,3 +46,7 @@ impl Want {
         Self { kind: kind.to_string(), value: value.to_string(), reason: reason.to_string() }
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,0 +1,103 @@
+//! What the node has to say, as log lines: the fields programs read, in one place.
+//!
+//! Targets and field names are a promise to whoever collects the log. Called by the driver alone.
+
+use std::time::Duration;
+
+use picored_core::ledger::{Delivery, Outcome};
+use picored_core::node::Notice;
+use picored_core::record::AppState;
+use picored_core::status::Status;
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// A run begins.
+pub(crate) fn started(delivery: &Delivery, queued: Duration) {
+    tracing::info!(
+        target: "picored::delivery",
+        handler = %delivery.key.handler,
+        delivery = %delivery.id,
+        scope = delivery.key.scope(),
+        event = %delivery.event.kind,
+        event_id = %delivery.event.id,
+        attempt = delivery.attempt,
+        queued_ms = milliseconds(queued),
+        "started"
+    );
+}
+
+/// One line for what happened.
+pub(crate) fn log(notice: &Notice) {
+    match notice {
+        Notice::Joined { members } => tracing::info!(target: "picored::node", members, "joined"),
+        Notice::Event(event) => {
+            let (app, member) = (event.app.as_ref().map(|name| name.as_str()), event.member.as_ref());
+            let member = member.map(|name| name.as_str());
+            tracing::info!(target: "picored::event", id = %event.id, app, member, "{}", event.kind);
+        }
+        Notice::Health { app, state: AppState::Down, reason } => {
+            tracing::warn!(target: "picored::health", app = %app, state = "down", reason = %reason, "checked");
+        }
+        Notice::Health { app, state, .. } => {
+            tracing::info!(target: "picored::health", app = %app, state = state.as_str(), "checked");
+        }
+        Notice::Ended { delivery, outcome, end, took } => ended(delivery, *outcome, end.as_ref(), *took),
+        Notice::Held { app } => {
+            let reason = "never-empty";
+            tracing::warn!(target: "picored::plan", app = %app, reason, "up nowhere: the last set stays published");
+        }
+        Notice::Refused { refusal, from, count } => {
+            let (reason, hint) = (refusal.as_str(), refusal.to_string());
+            tracing::warn!(target: "picored::gossip", reason, %from, count, hint, "datagrams refused");
+        }
+        Notice::Rejoined { generation } => {
+            tracing::warn!(target: "picored::node", generation, "was taken for dead and joined again");
+        }
+        Notice::NameTaken { holder, joined } => {
+            tracing::error!(target: "picored::node", %holder, joined, "another live node has this node's name");
+        }
+    }
+}
+
+fn ended(delivery: &Delivery, outcome: Outcome, end: Option<&picored_core::event::RunEnd>, took: Duration) {
+    use picored_core::event::RunEnd;
+    let changed = matches!(end, Some(RunEnd::Done { changed: true, .. }));
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "picored::delivery",
+                handler = %delivery.key.handler,
+                delivery = %delivery.id,
+                scope = delivery.key.scope(),
+                event = %delivery.event.kind,
+                event_id = %delivery.event.id,
+                attempt = delivery.attempt,
+                outcome = outcome.as_str(),
+                ended_as = end.map(RunEnd::word),
+                changed,
+                text = end.map(RunEnd::text),
+                run_ms = milliseconds(took),
+                "ended"
+            )
+        };
+    }
+    match outcome {
+        Outcome::Done | Outcome::Superseded | Outcome::HandedOver => line!(info),
+        Outcome::Retry => line!(warn),
+        Outcome::Dead | Outcome::Permanent => line!(error),
+    }
+}
+
+/// The error that ends the process, if this notice does.
+pub(crate) fn fatal(notice: &Notice, status: &Status) -> Option<anyhow::Error> {
+    let Notice::NameTaken { holder, joined: false } = notice else { return None };
+    let own = status.members.iter().find(|member| member.name == status.node);
+    let own = own.map_or("this address", |member| member.address.as_str());
+    Some(anyhow::anyhow!(
+        "the name {:?} belongs to a live node at {holder}, so this one at {own} cannot join: give one of them another \
+         node.name",
+        status.node
+    ))
+}

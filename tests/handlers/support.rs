@@ -1,0 +1,117 @@
+//! Hosts, handlers, events and snapshots for the tests.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use picored::handler::{Host, HostConfig, Limits, Loaded};
+use picored_core::config::{Handler, Source};
+use picored_core::event::{Event, EventKind, RunEnd};
+use picored_core::name::{AppName, HandlerName, NodeName};
+use picored_core::policy::Grant;
+use picored_core::snapshot::{Endpoint, EndpointSet, MemberInfo, MemberState, Snapshot};
+use picored_core::time::Wall;
+
+/// No test waits longer for anything.
+pub(crate) const CEILING: Duration = Duration::from_secs(60);
+
+/// A file of the fixture guest.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("handlers-wasm/dist/fixtures").join(format!("{name}.wasm"))
+}
+
+/// A host with its code in `cache`.
+pub(crate) fn host_in(cache: &Path, limits: Limits) -> Host {
+    host_with(cache, Path::new(env!("CARGO_BIN_EXE_picored")), [7; 32], limits)
+}
+
+/// A host of all its parts.
+pub(crate) fn host_with(cache: &Path, compiler: &Path, node_key: [u8; 32], limits: Limits) -> Host {
+    Host::new(HostConfig { cache_dir: cache.to_owned(), compiler: compiler.to_owned(), node_key, limits }).unwrap()
+}
+
+/// A host whose cache outlives the test, so that not every test compiles.
+pub(crate) fn host(limits: Limits) -> Host {
+    host_in(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("handler-code"), limits)
+}
+
+/// A handler of that file, which has no grants.
+pub(crate) fn handler(source: PathBuf) -> Handler {
+    Handler {
+        name: HandlerName::new("tested").unwrap(),
+        source: Source::File(source),
+        on: EventKind::ALL.to_vec(),
+        apps: Vec::new(),
+        reconcile_every: Duration::from_secs(60),
+        timeout: CEILING,
+        config: BTreeMap::new(),
+        http: Vec::new(),
+    }
+}
+
+/// A fixture's handler with that config and those grants.
+pub(crate) fn configured(name: &str, config: &[(&str, &str)], grants: Vec<Grant>) -> Handler {
+    let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Handler { config, http: grants, ..handler(fixture(name)) }
+}
+
+/// A grant of `methods` on `paths` of `origin`, with the addresses in `private` open.
+pub(crate) fn grant(origin: &str, methods: &[&str], paths: &[&str], private: &[&str]) -> Grant {
+    Grant {
+        origin: origin.parse().unwrap(),
+        methods: methods.iter().map(|method| method.parse().unwrap()).collect(),
+        paths: paths.iter().map(|path| path.parse().unwrap()).collect(),
+        allow_private: private.iter().map(|range| range.parse().unwrap()).collect(),
+    }
+}
+
+pub(crate) fn event() -> Event {
+    Event {
+        id: "event-1".into(),
+        kind: EventKind::AppDown,
+        app: Some(AppName::new("web").unwrap()),
+        member: Some(NodeName::new("b").unwrap()),
+        time: Wall(1_700_000_000_123),
+    }
+}
+
+pub(crate) fn snapshot() -> Arc<Snapshot> {
+    let member = |name: &str, state, address: &str| MemberInfo {
+        name: NodeName::new(name).unwrap(),
+        state,
+        address: address.parse().unwrap(),
+    };
+    let (first, second) = ("192.0.2.1".parse::<IpAddr>().unwrap(), "2001:db8::2".parse::<IpAddr>().unwrap());
+    let web = EndpointSet {
+        revision: "r1".into(),
+        endpoints: vec![Endpoint { member: NodeName::new("a").unwrap(), address: first, port: 80 }],
+        claimed: vec![first, second],
+    };
+    let apps = [("web", web), ("none", EndpointSet::default())];
+    Arc::new(Snapshot {
+        node: member("a", MemberState::Alive, "127.0.0.1"),
+        members: vec![member("a", MemberState::Alive, "127.0.0.1"), member("b", MemberState::Down, "127.0.0.2")],
+        apps: apps.into_iter().map(|(name, set)| (AppName::new(name).unwrap(), set)).collect(),
+        revision: "s1".into(),
+    })
+}
+
+/// Runs it once.
+pub(crate) async fn run(loaded: &Arc<Loaded>) -> RunEnd {
+    tokio::time::timeout(CEILING, loaded.run(event(), 1, snapshot())).await.expect("every run ends")
+}
+
+/// Loads a fixture into a host of those limits and runs it once.
+pub(crate) async fn run_fixture(name: &str, config: &[(&str, &str)], grants: Vec<Grant>, limits: Limits) -> RunEnd {
+    run(&host(limits).load(&configured(name, config, grants)).await.unwrap()).await
+}
+
+/// The text of a run that worked.
+pub(crate) fn done(end: RunEnd) -> String {
+    match end {
+        RunEnd::Done { text, .. } => text,
+        other => panic!("the run should have worked: {other:?}"),
+    }
+}
