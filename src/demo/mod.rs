@@ -80,24 +80,21 @@ struct WebArgs {
     name: String,
 }
 
-/// Runs the demo, or the part of it that was asked for, on this thread.
+/// Runs the demo, or the part of it that was asked for.
 ///
-/// The exit code is a success only if every step came true; after a signal it is 128 and the signal's number.
+/// The exit code is a success only if every step came true; after a signal it is 128 and the signal's number. To be
+/// called on the main thread: the processes it starts die with the thread that started them.
 ///
 /// # Errors
 /// If it cannot be set up. What goes wrong later is shown as a step that failed.
-pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    // One thread: its processes are to die with the thread that starts them, which then is the one that lives longest.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        // From here on no signal ends the program by itself, so that it can always clean up.
-        let mut interrupts = Interrupts::new()?;
-        match args.piece {
-            None => whole(args.json, args.keep, &mut interrupts).await,
-            Some(Piece::Dns(args)) => dns_alone(args, &mut interrupts).await,
-            Some(Piece::Web(args)) => web_alone(args, &mut interrupts).await,
-        }
-    })
+pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    // From here on no signal ends the program by itself, so that it can always clean up.
+    let mut interrupts = Interrupts::new()?;
+    match args.piece {
+        None => whole(args.json, args.keep, &mut interrupts).await,
+        Some(Piece::Dns(args)) => dns_alone(args, &mut interrupts).await,
+        Some(Piece::Web(args)) => web_alone(args, &mut interrupts).await,
+    }
 }
 
 async fn whole(json: bool, keep: bool, interrupts: &mut Interrupts) -> anyhow::Result<ExitCode> {
