@@ -6,7 +6,7 @@
 //! cannot be reached), `clippy.toml` the lock.
 //!
 //! Floors, from the ground up; none imports one above it:
-//! 1. values: [`time`], [`name`], [`event`], [`snapshot`], [`config`]
+//! 1. values: [`time`], [`name`], [`event`], [`snapshot`], [`policy`], [`config`]
 //! 2. machines, which never import each other
 
 pub mod config;

@@ -4,6 +4,10 @@
 //! The text is read in two steps: `raw` is the file's shape, with places; `check` turns it into these types or into
 //! errors that name line, column and remedy. Defaults stand in `check` and nowhere else.
 
+mod check;
+mod error;
+mod raw;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,6 +16,27 @@ use std::time::Duration;
 use crate::event::EventKind;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::policy::Grant;
+
+pub use error::{ConfigError, ConfigErrors};
+
+/// Longest text of a config, in bytes.
+pub const MAX_TEXT_LEN: usize = 256 * 1024;
+/// So many seeds are taken.
+pub const MAX_SEEDS: usize = 64;
+/// So many applications may one node have: what it says of them has to fit on the wire.
+pub const MAX_APPS: usize = 64;
+/// So many addresses may one application publish on one node.
+pub const MAX_PUBLISH_PER_APP: usize = 16;
+/// So many addresses may all applications of one node publish together.
+pub const MAX_PUBLISH_PER_NODE: usize = 48;
+/// So many handlers may one node have.
+pub const MAX_HANDLERS: usize = 32;
+/// So many grants may one handler have.
+pub const MAX_GRANTS: usize = 32;
+/// So many keys may one handler's `[handler.config]` have.
+pub const MAX_CONFIG_KEYS: usize = 64;
+/// Longest value in `[handler.config]`, in bytes.
+pub const MAX_CONFIG_VALUE_LEN: usize = 8 * 1024;
 
 /// One node's whole config.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +49,18 @@ pub struct Config {
     pub apps: Vec<App>,
     /// `[[handler]]`, in the order of the file.
     pub handlers: Vec<Handler>,
+}
+
+impl Config {
+    /// Reads and checks a config's text. Paths stay as they are written; files are not looked at.
+    ///
+    /// # Errors
+    /// Every mistake in the text, or, if it is no TOML, every place where it is none.
+    pub fn parse(text: &str) -> Result<Self, ConfigErrors> {
+        let mut findings = error::Findings::default();
+        let config = check::config(text, &mut findings);
+        findings.finish(text, config)
+    }
 }
 
 /// `[node]`: this machine.

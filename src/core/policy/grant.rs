@@ -4,10 +4,11 @@
 //! it is read, with a remedy. The config reads grants; [`check`](super::check) matches them.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::target::split_scheme;
-use super::{Cidr, Host, Scheme, Target, quoted};
+use super::{Cidr, Host, Scheme, Target, closed_range, quoted};
 
 /// What is wrong with a part of a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +35,7 @@ pub struct Grant {
     pub methods: Vec<Method>,
     /// To which paths; none: no request at all.
     pub paths: Vec<PathPrefix>,
-    /// Ranges of addresses that are open to this grant although they are [closed](super::closed_range) in general.
+    /// Ranges of addresses that are open to this grant although they are [closed](closed_range) in general.
     pub allow_private: Vec<Cidr>,
 }
 
@@ -44,6 +45,11 @@ impl Grant {
         self.origin.matches(target)
             && self.methods.contains(method)
             && self.paths.iter().any(|prefix| prefix.matches(target.path()))
+    }
+
+    /// Whether `address` may be dialled under it: it is in no [closed range](closed_range), or in one opened here.
+    pub fn opens(&self, address: IpAddr) -> bool {
+        closed_range(address).is_none() || self.allow_private.iter().any(|range| range.contains(address))
     }
 }
 

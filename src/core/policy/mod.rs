@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 pub use address::{Cidr, closed_range};
 pub use grant::{Grant, GrantError, HostPattern, Method, Origin, PathPrefix};
+pub(crate) use target::host_name_problem;
 pub use target::{Host, MAX_URL_LEN, Scheme, Target};
 
 /// Longest piece of a guest's text that a reason repeats, in characters.
@@ -96,9 +97,7 @@ pub fn check<'g>(grants: &'g [Grant], method: &str, target: &Target) -> Result<&
 /// # Errors
 /// `Resolve`, with what was dropped and why, if none is left.
 pub fn allowed_addresses(grant: &Grant, resolved: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
-    let opened = |address: &IpAddr| grant.allow_private.iter().any(|range| range.contains(*address));
-    let (allowed, dropped): (Vec<IpAddr>, Vec<IpAddr>) =
-        resolved.iter().partition(|address| closed_range(**address).is_none() || opened(address));
+    let (allowed, dropped): (Vec<IpAddr>, Vec<IpAddr>) = resolved.iter().partition(|address| grant.opens(**address));
     if !allowed.is_empty() {
         return Ok(allowed);
     }

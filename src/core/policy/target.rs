@@ -239,7 +239,7 @@ fn host(parsed: &Url, authority: &str) -> Result<Host, String> {
             }
         }
         Some(url::Host::Ipv6(address)) => Ok(Host::Address(address.into())),
-        Some(url::Host::Domain(name)) => match name_problem(name) {
+        Some(url::Host::Domain(name)) => match host_name_problem(name) {
             None => Ok(Host::Name(name.to_owned())),
             Some(problem) => Err(problem.into()),
         },
@@ -248,7 +248,7 @@ fn host(parsed: &Url, authority: &str) -> Result<Host, String> {
 }
 
 /// Why `name` is no host's name, if it is none. Letters, digits, `-` and `_` in labels of up to 63, 253 in all.
-pub(crate) fn name_problem(name: &str) -> Option<&'static str> {
+pub(crate) fn host_name_problem(name: &str) -> Option<&'static str> {
     if name.ends_with('.') {
         return Some("its host ends in a dot; leave that out");
     }

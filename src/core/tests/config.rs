@@ -1,0 +1,240 @@
+//! The configs in `tests/config`: each invalid one has exactly the mistakes that its first lines expect, each valid one
+//! is taken, and the sample gives the values that it says.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the core reads no files, its tests read the configs that they are about"
+)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use picored_core::config::{Config, MAX_TEXT_LEN, Profile, Seed, Source};
+use picored_core::event::EventKind;
+
+/// The configs of one folder, by name.
+fn configs(folder: &str) -> Vec<(String, String)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/config").join(folder);
+    let mut configs: Vec<(String, String)> = fs::read_dir(&folder)
+        .expect("the folder of configs is there")
+        .map(|entry| entry.expect("the folder can be listed").path())
+        .map(|path| {
+            (
+                path.file_name().expect("a file has a name").to_string_lossy().into(),
+                fs::read_to_string(&path).expect("a config is text"),
+            )
+        })
+        .collect();
+    configs.sort();
+    configs
+}
+
+#[test]
+fn invalid_configs_have_the_mistakes_that_they_expect() {
+    let configs = configs("invalid");
+    assert!(configs.len() >= 30, "{} configs", configs.len());
+    let mut wrong = String::new();
+    for (name, text) in configs {
+        let mut expected: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("# expect: ")).collect();
+        assert!(!expected.is_empty(), "{name} expects nothing");
+        let Err(errors) = Config::parse(&text) else {
+            wrong += &format!("{name}: taken\n");
+            continue;
+        };
+        for error in &errors {
+            let found = format!("{}:{}: {}", error.line, error.column, error.message);
+            let hit = expected.iter().position(|expected| {
+                let (place, part) = expected.split_once(": ").expect("an expectation is `line:column: part`");
+                assert!(!part.is_empty(), "{name} expects any message");
+                found.starts_with(&format!("{place}: ")) && error.message.contains(part)
+            });
+            match hit {
+                Some(index) => drop(expected.remove(index)),
+                None => wrong += &format!("{name}: unexpected {found}\n"),
+            }
+            let shown = error.to_string();
+            let lines: Vec<&str> = shown.lines().collect();
+            let sound = lines.len() == 4
+                && lines[0] == format!("line {}, column {}: {}", error.line, error.column, error.message)
+                && lines[2].trim_start().starts_with('|')
+                && lines[2].contains('^')
+                && lines[3].len() > "help: ".len()
+                && lines.iter().all(|line| line.chars().count() <= 400);
+            if !sound {
+                wrong += &format!("{name}: badly shown:\n{shown}\n");
+            }
+        }
+        for missed in expected {
+            wrong += &format!("{name}: missed {missed}\n");
+        }
+        let places: Vec<(usize, usize)> = errors.iter().map(|error| (error.line, error.column)).collect();
+        assert!(places.is_sorted(), "{name}: {places:?}");
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn valid_configs_are_taken() {
+    let configs = configs("valid");
+    assert!(configs.len() >= 4, "{} configs", configs.len());
+    for (name, text) in configs {
+        if let Err(errors) = Config::parse(&text) {
+            panic!("{name}:\n{errors}");
+        }
+    }
+}
+
+fn valid(name: &str) -> Config {
+    let (_, text) = configs("valid").into_iter().find(|(file, _)| file == name).expect("it is there");
+    Config::parse(&text).expect("it is valid")
+}
+
+#[test]
+fn the_sample_gives_its_values() {
+    let config = valid("sample.toml");
+    assert_eq!(config.node.name.as_str(), "web1");
+    assert_eq!(config.node.bind.to_string(), "0.0.0.0:7946");
+    assert_eq!(config.node.advertise.map(|address| address.to_string()).as_deref(), Some("203.0.113.5:7946"));
+    assert_eq!(config.node.state_dir, PathBuf::from("/srv/picored"));
+    assert_eq!(config.node.admin_socket, PathBuf::from("picored.sock"));
+    assert_eq!(config.cluster.name.as_str(), "example");
+    let seeds = [Seed::Address("203.0.113.6:7946".parse().unwrap()), Seed::Name("seeds.example.org".into(), 7946)];
+    assert_eq!(config.cluster.seeds, seeds);
+    assert_eq!(config.cluster.key_file, Some(PathBuf::from("/etc/picored/key")));
+    assert_eq!(config.cluster.profile, Profile::Wan);
+
+    let [app] = &config.apps[..] else { panic!("{:?}", config.apps) };
+    assert_eq!(app.name.as_str(), "www");
+    assert_eq!(app.publish, ["203.0.113.5".parse::<std::net::IpAddr>().unwrap(), "2001:db8::5".parse().unwrap()]);
+    assert_eq!(app.check.url.as_str(), "http://127.0.0.1:8080/health");
+    assert_eq!(app.check.expect_status, [(200, 299), (304, 304)]);
+    assert_eq!(app.check.expect_body.as_deref(), Some("OK"));
+    assert_eq!((app.interval, app.timeout), (Duration::from_secs(90), Duration::from_millis(500)));
+    assert_eq!((app.rise, app.fall), (1, 5));
+
+    let [handler] = &config.handlers[..] else { panic!("{:?}", config.handlers) };
+    assert_eq!(handler.name.as_str(), "dns");
+    assert_eq!(handler.source, Source::Builtin("dns-powerdns".into()));
+    assert_eq!(handler.on, [EventKind::MemberDown, EventKind::AppUp, EventKind::AppDown, EventKind::Reconcile]);
+    assert_eq!(handler.apps.iter().map(|app| app.as_str()).collect::<Vec<_>>(), ["www"]);
+    assert_eq!((handler.reconcile_every, handler.timeout), (Duration::from_secs(600), Duration::from_secs(20)));
+    let settings: Vec<(&str, &str)> =
+        handler.config.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let expected = [
+        ("api", "http://127.0.0.1:8081"),
+        ("at", "2026-01-02"),
+        ("dry run", "false"),
+        ("ratio", "0.50"),
+        ("ttl", "30"),
+        ("zone", "example.org."),
+    ];
+    assert_eq!(settings, expected);
+    let [grant] = &handler.http[..] else { panic!("{:?}", handler.http) };
+    assert_eq!(grant.origin.to_string(), "http://127.0.0.1:8081");
+    assert_eq!(grant.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>(), ["GET", "PATCH"]);
+    assert_eq!(
+        grant.paths.iter().map(|path| path.as_str()).collect::<Vec<_>>(),
+        ["/api/v1/servers/localhost/zones/example.org."]
+    );
+    assert_eq!(grant.allow_private.iter().map(|range| range.to_string()).collect::<Vec<_>>(), ["127.0.0.1/32"]);
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let config = valid("least.toml");
+    assert_eq!(config.node.bind.to_string(), "0.0.0.0:7946");
+    assert_eq!(config.node.state_dir, PathBuf::from("/var/lib/picored"));
+    assert_eq!(config.node.admin_socket, PathBuf::from("/run/picored.sock"));
+    assert_eq!((config.cluster.seeds.len(), config.cluster.profile), (0, Profile::Lan));
+    let app = &config.apps[0];
+    assert_eq!((app.interval, app.timeout), (Duration::from_secs(5), Duration::from_secs(2)));
+    assert_eq!((app.rise, app.fall), (2, 3));
+    assert_eq!((&app.check.expect_status[..], &app.check.expect_body), (&[(200, 399)][..], &None));
+    let handler = &config.handlers[0];
+    assert_eq!(handler.on, EventKind::ALL);
+    assert!(handler.apps.is_empty() && handler.config.is_empty());
+    assert_eq!((handler.reconcile_every, handler.timeout), (Duration::from_secs(300), Duration::from_secs(10)));
+    let grant = &handler.http[0];
+    assert_eq!((grant.methods[0].as_str(), grant.paths[0].as_str()), ("GET", "/"));
+    assert_eq!((grant.methods.len(), grant.paths.len(), grant.allow_private.len()), (1, 1, 0));
+}
+
+#[test]
+fn remedies_name_what_was_meant() {
+    let cases = [
+        ("unknown-key-near.toml", "did you mean `bind`?"),
+        ("unknown-key-far.toml", "here may stand: `name`, `bind`, `advertise`, `state_dir`, `admin_socket`"),
+        ("duration-no-unit.toml", "say which unit, in quotes: interval = \"5s\""),
+        ("duration-range.toml", "take 100ms to 1h; the default is 5s"),
+        ("bind-no-port.toml", "add a port: \"127.0.0.1:7946\""),
+        ("bind-mapped.toml", "write the address as 127.0.0.1"),
+        ("no-key.toml", "picored keygen"),
+        ("profile.toml", "did you mean `wan`?"),
+        ("on.toml", "did you mean `app-up`?"),
+        ("list-as-section.toml", "write [[app]], with two brackets"),
+        ("section-as-list.toml", "write [node]"),
+        ("seeds-twice.toml", "leave one"),
+        ("syntax-unquoted.toml", "stand in double quotes"),
+        ("seeds.toml", "add a port: \"[2001:db8::6]:7946\""),
+        ("publish.toml", "write the address as 203.0.113.5"),
+        ("check-url.toml", "write \"http://127.0.0.1:8080/health\""),
+        ("grant-allow.toml", "allow_private = [\"127.0.0.1/32\"]"),
+        ("grant-lists.toml", "write \"10.0.0.0/8\""),
+    ];
+    let configs = configs("invalid");
+    for (name, help) in cases {
+        let (_, text) = configs.iter().find(|(file, _)| file == name).expect(name);
+        let errors = Config::parse(text).expect_err(name);
+        assert!(errors.iter().any(|error| error.help.contains(help)), "{name}:\n{errors}");
+    }
+}
+
+#[test]
+fn a_mistake_is_shown_with_its_place_an_excerpt_and_a_remedy() {
+    let text = "[node]\nname = \"web1\"\n\tbnid = \"127.0.0.1:7946\"\nbind = \"[::1]:0\"\n[cluster]\nname = \"a b\"\n";
+    let shown = Config::parse(text).expect_err("two mistakes").to_string();
+    let expected = "\
+line 3, column 2: `bnid` is not a key of [node]
+    3 |  bnid = \"127.0.0.1:7946\"
+      |  ^^^^
+help: did you mean `bind`?
+
+line 6, column 8: `name` is no name: a name has ASCII letters, digits, `-`, `_`, `.` only, and begins and ends with a \
+letter or digit: ' '
+    6 | name = \"a b\"
+      |        ^^^^^
+help: use a short name such as \"web1\" or \"shop.example\"";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn long_lines_are_cut_around_the_place() {
+    let text = format!("[node]\nname = \"web1\"\nbind = \"127.0.0.1:0\"\n[cluster]\nname = \"{}\"\n", "é".repeat(5000));
+    let shown = Config::parse(&text).expect_err("a long name").to_string();
+    assert!(shown.lines().all(|line| line.chars().count() < 250), "{shown}");
+    let seeds = vec!["\"127.0.0.1:1\""; 30].join(", ");
+    let text = format!("[node]\nname = \"a\"\nbind = \"127.0.0.1:0\"\n[cluster]\nname = \"b\"\nseeds = [{seeds}, 5]\n");
+    let shown = Config::parse(&text).expect_err("a number among the seeds").to_string();
+    let (excerpt, caret) = (shown.lines().nth(1).unwrap(), shown.lines().nth(2).unwrap());
+    assert_eq!(excerpt.chars().nth(caret.chars().position(|c| c == '^').unwrap()), Some('5'), "{shown}");
+}
+
+#[test]
+fn oversized_and_senseless_texts_are_refused_with_a_place() {
+    let sample = &configs("valid").into_iter().find(|(file, _)| file == "sample.toml").expect("it is there").1;
+    for end in 0..sample.len() {
+        if let Some(Err(errors)) = sample.get(..end).map(Config::parse) {
+            let lines = sample[..end].lines().count().max(1) + 1;
+            assert!(errors.iter().all(|error| error.line <= lines && error.column >= 1), "cut at {end}:\n{errors}");
+        }
+    }
+    for text in
+        ["\0", "\u{feff}", "\r", "=", "[", "[[", "{", "\"", "a.b.c", "🦀 = 🦀\n", "\u{feff}[node]\nname=🦀", "[[[[[["]
+    {
+        assert!(!Config::parse(text).expect_err(text).to_string().is_empty());
+    }
+    let deep = format!("x = {}", "[".repeat(10_000));
+    assert!(Config::parse(&deep).is_err());
+    let long = "#".repeat(MAX_TEXT_LEN + 1);
+    assert!(Config::parse(&long).expect_err("too long").to_string().contains("the limit is 262144"));
+}
