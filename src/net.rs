@@ -19,7 +19,10 @@ pub struct Socket {
 impl Socket {
     /// Binds `address`; port 0 takes a free one.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { udp: UdpSocket::bind(address).await?, is_v6: address.is_ipv6() })
+        let udp = UdpSocket::bind(address).await?;
+        // Until this was waited for once, nothing would be sent.
+        udp.writable().await?;
+        Ok(Self { udp, is_v6: address.is_ipv6() })
     }
 
     /// Where it is bound.
