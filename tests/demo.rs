@@ -1,4 +1,5 @@
 //! The parts of `picored demo` on real sockets: its DNS server, its PowerDNS-like API, its web server and its visitor.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -314,7 +315,12 @@ async fn api_shows_the_zone_as_powerdns_does() {
 async fn api_replaces_and_deletes_and_dns_says_so_at_once() {
     let fixture = Fixture::new().await;
     let mut seen = fixture.zone.subscribe();
-    let set = |changetype: &str, records: Value| json!({ "rrsets": [{ "name": "www.example.org.", "type": "A", "ttl": 5, "changetype": changetype, "records": records }] });
+    let set = |changetype: &str, records: Value| {
+        let set = json!({
+            "name": "www.example.org.", "type": "A", "ttl": 5, "changetype": changetype, "records": records,
+        });
+        json!({ "rrsets": [set] })
+    };
     let two = set("REPLACE", json!([{ "content": "10.0.0.1", "disabled": false }, { "content": "10.0.0.2" }]));
     assert_eq!(fixture.patch(&two).await, (StatusCode::NO_CONTENT, Value::Null));
     let name = absolute("www.example.org.").unwrap();

@@ -57,7 +57,7 @@ pub struct Fact {
 pub struct Run {
     /// The node it ran on.
     pub node: String,
-    /// When its event was first noticed by any node, if one logged it.
+    /// When a node first noticed its event, if one logged it.
     pub noticed: Option<SystemTime>,
     /// When it was started.
     pub started: SystemTime,
@@ -113,9 +113,10 @@ impl Journal {
         tail.push_back(line.into());
     }
 
-    /// The last lines of each process, by its name.
+    /// The last lines of each process that said anything, by its name.
     pub fn tails(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
-        self.tails.iter().map(|(process, lines)| (process.as_str(), lines.iter().map(String::as_str)))
+        let tails = self.tails.iter().filter(|(_, lines)| !lines.is_empty());
+        tails.map(|(process, lines)| (process.as_str(), lines.iter().map(String::as_str)))
     }
 
     /// When `node` said for the first time since `since` that it has joined.
@@ -124,8 +125,9 @@ impl Journal {
         facts.filter(|fact| fact.what == What::Joined).map(|fact| fact.at).min()
     }
 
-    /// The run that was under way at `moment` and that ended saying that it changed something.
-    pub fn run_around(&self, moment: SystemTime) -> Option<Run> {
+    /// The run that was under way at `moment` and that ended saying that it changed something; what was noticed before
+    /// `begin` is another story.
+    pub fn run_around(&self, begin: SystemTime, moment: SystemTime) -> Option<Run> {
         self.facts.iter().find_map(|end| {
             let What::Ended { delivery, changed: true, run } = &end.what else { return None };
             if end.at < moment {
@@ -141,16 +143,16 @@ impl Journal {
             let (started, event_id) = starts.filter(|(at, _)| *at <= end.at).max_by_key(|(at, _)| *at)?;
             (started <= moment).then(|| Run {
                 node: end.node.clone(),
-                noticed: self.first_notice(event_id),
+                noticed: self.first_notice(event_id, begin),
                 started,
                 run: *run,
             })
         })
     }
 
-    fn first_notice(&self, event_id: &str) -> Option<SystemTime> {
+    fn first_notice(&self, event_id: &str, since: SystemTime) -> Option<SystemTime> {
         let facts = self.facts.iter().filter(|fact| matches!(&fact.what, What::Event { id } if id == event_id));
-        facts.map(|fact| fact.at).min()
+        facts.map(|fact| fact.at).filter(|at| *at >= since).min()
     }
 }
 
@@ -253,16 +255,18 @@ mod tests {
         ]);
         let run =
             Run { node: "web1".into(), noticed: Some(at(2.0)), started: at(2.3), run: Duration::from_secs_f64(0.0032) };
-        assert_eq!(journal.run_around(at(2.35)), Some(run));
-        assert_eq!(journal.run_around(at(2.25)), None, "between two runs");
-        assert_eq!(journal.run_around(at(2.15)), None, "the run says that it changed nothing");
-        assert_eq!(journal.run_around(at(2.45)), None, "after the last run");
+        assert_eq!(journal.run_around(at(0.0), at(2.35)), Some(run));
+        assert_eq!(journal.run_around(at(0.0), at(2.25)), None, "between two runs");
+        assert_eq!(journal.run_around(at(0.0), at(2.15)), None, "the run says that it changed nothing");
+        assert_eq!(journal.run_around(at(0.0), at(2.45)), None, "after the last run");
     }
 
     #[test]
     fn a_run_without_a_notice_is_found_all_the_same() {
-        let run = journal(&[("web1", 1.0, STARTED), ("web1", 1.2, ENDED)]).run_around(at(1.1)).unwrap();
+        let run = journal(&[("web1", 1.0, STARTED), ("web1", 1.2, ENDED)]).run_around(at(0.0), at(1.1)).unwrap();
         assert_eq!(run.noticed, None);
+        let journal = journal(&[("web1", 1.0, NOTICED), ("web1", 1.0, STARTED), ("web1", 1.2, ENDED)]);
+        assert_eq!(journal.run_around(at(1.05), at(1.1)).unwrap().noticed, None, "noticed before");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `picored demo`: a website of three servers on this machine that survives the loss of two of them.
 //!
-//! [`stage`] sets it up, [`story`] plays it, [`report`] shows it. Everything is on loopback addresses and in a folder for
-//! temporary files; nothing needs root, and nothing is left behind. `picored demo dns` and `picored demo web` run the
-//! DNS server and a web server alone, for one's own experiments.
+//! [`stage`] sets it up, [`story`] plays it, [`report`] shows it. Everything is on loopback addresses and in a folder
+//! for temporary files; nothing needs root, and nothing is left behind. `picored demo dns` and `picored demo web` run
+//! the DNS server and a web server alone, for one's own experiments.
 
 pub mod api;
 pub mod client;
@@ -82,7 +82,8 @@ struct WebArgs {
 
 /// Runs the demo, or the part of it that was asked for.
 ///
-/// The exit code is a success only if every step came true; after a signal it is 128 and the signal's number.
+/// The exit code is a success only if every step came true; after a signal it is 128 and the signal's number. To be
+/// called on the main thread: the processes it starts die with the thread that started them.
 ///
 /// # Errors
 /// If it cannot be set up. What goes wrong later is shown as a step that failed.

@@ -1,7 +1,7 @@
 //! What the demo shows: each step with its measured times, as a line for people or an object for programs.
 //!
-//! On a terminal the step under way is shown with its running time, and is overwritten when it ends; elsewhere only what
-//! has ended is written. With `--json` nothing but the objects goes to the output.
+//! On a terminal the step under way is shown with its running time, and is overwritten when it ends; elsewhere only
+//! what has ended is written. With `--json` nothing but the objects goes to the output.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -21,6 +21,9 @@ pub struct Step {
     pub step: &'static str,
     /// Whether what should happen did.
     pub ok: bool,
+    /// The node that it happens to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<&'static str>,
     /// From its beginning (a stop, a kill, a start) until the record was right.
     #[serde(serialize_with = "seconds")]
     pub seconds: Duration,
@@ -246,6 +249,7 @@ mod tests {
         Step {
             step: "node-killed",
             ok: true,
+            node: Some("web1"),
             seconds: Duration::from_millis(5608),
             split: Split::new(at(0), &run, at(5608)),
             addresses: Some(["127.0.0.13", "127.0.0.2"].map(|text| text.parse().unwrap()).into()),
@@ -257,7 +261,11 @@ mod tests {
     fn a_step_is_one_object() {
         assert_eq!(
             killed().json(),
-            r#"{"step":"node-killed","ok":true,"seconds":5.608,"detect_seconds":5.6,"deliver_seconds":0.001,"record_seconds":0.007,"handler_seconds":0.0082,"handler_node":"web2","addresses":["127.0.0.2","127.0.0.13"]}"#
+            concat!(
+                r#"{"step":"node-killed","ok":true,"node":"web1","seconds":5.608,"#,
+                r#""detect_seconds":5.6,"deliver_seconds":0.001,"record_seconds":0.007,"#,
+                r#""handler_seconds":0.0082,"handler_node":"web2","addresses":["127.0.0.2","127.0.0.13"]}"#
+            )
         );
         let visits = Visits { requests: 20, failures: 3, longest_outage_seconds: Duration::from_millis(250) };
         let client = Step { step: "client", ok: true, visits: Some(visits), ..Step::default() };

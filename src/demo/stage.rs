@@ -12,10 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use hickory_proto::rr::LowerName;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -24,6 +23,7 @@ use super::process::Process;
 use super::scratch::Scratch;
 use super::zone::{Contents, Zone, absolute};
 use super::{api, dns};
+use crate::store;
 
 /// The zone.
 pub const ZONE: &str = "demo.example.";
@@ -93,7 +93,7 @@ impl Stage {
         let api_key = random_hex::<16>()?;
 
         let key_file = scratch.path().join("cluster.key");
-        write_private(&key_file, &new_cluster_key().await?)?;
+        store::create_key_file(&key_file, &store::new_key()).context("the cluster's key cannot be written")?;
         for site in &sites {
             let config = config(site, &sites, web_port, &scratch, api, &api_key);
             write_private(&scratch.path().join(format!("{}.toml", site.name)), config.as_bytes())?;
@@ -157,15 +157,20 @@ impl Stage {
         self.journal.subscribe()
     }
 
-    /// Waits until the record says exactly `wanted`: when that was, and the run that did it.
+    /// Waits until the record says exactly `wanted`, because of something done at `begin`: when that was, and the run
+    /// that did it.
     ///
     /// # Errors
     /// If a process ends by itself meanwhile. It sets no limit of time.
-    pub async fn record_becomes(&self, wanted: &BTreeSet<IpAddr>) -> anyhow::Result<(SystemTime, Run)> {
+    pub async fn record_becomes(
+        &self,
+        begin: SystemTime,
+        wanted: &BTreeSet<IpAddr>,
+    ) -> anyhow::Result<(SystemTime, Run)> {
         let mut contents = self.contents();
         let right = contents.wait_for(|contents| self.addresses(contents) == *wanted);
         let since = self.undisturbed(async { Ok(right.await?.since) }).await?;
-        let run = self.undisturbed(self.journal_says(|journal| journal.run_around(since))).await;
+        let run = self.undisturbed(self.journal_says(|journal| journal.run_around(begin, since))).await;
         Ok((since, run?))
     }
 
@@ -256,15 +261,6 @@ fn random_hex<const BYTES: usize>() -> anyhow::Result<String> {
     let mut bytes = [0; BYTES];
     SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// A key as `picored keygen` makes it: by asking it.
-async fn new_cluster_key() -> anyhow::Result<Vec<u8>> {
-    let program = std::env::current_exe().context("the path of this program is not known")?;
-    let made = Command::new(&program).arg("keygen").kill_on_drop(true).output().await;
-    let made = made.with_context(|| format!("{} keygen cannot be run", program.display()))?;
-    ensure!(made.status.success(), "picored keygen failed: {}", String::from_utf8_lossy(&made.stderr).trim());
-    Ok(made.stdout)
 }
 
 fn write_private(path: &std::path::Path, bytes: &[u8]) -> anyhow::Result<()> {

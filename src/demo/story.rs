@@ -65,7 +65,7 @@ async fn acts(
     let all: BTreeSet<IpAddr> = stage.sites.iter().map(|site| site.address.into()).collect();
     let mut writer = String::new();
     step(timeline, "three-addresses", &format!("three addresses in {RECORD}"), async {
-        let (changed, run) = stage.record_becomes(&all).await?;
+        let (changed, run) = stage.record_becomes(begin, &all).await?;
         writer = run.node;
         let seconds = changed.duration_since(begin).unwrap_or_default();
         Ok(Step { seconds, addresses: Some(all.clone()), ..Step::default() })
@@ -75,50 +75,50 @@ async fn acts(
     // The node that wrote the record is the one to lose: another must take over. The web server stops elsewhere.
     let lost = stage.sites.iter().position(|site| site.name == writer).unwrap_or_default();
     let stopped = (lost + 1) % stage.sites.len();
-    let [lost_site, stopped_site] = [lost, stopped].map(|site| (stage.sites[site].name, stage.sites[site].address));
-    let without = |gone: &[(&str, std::net::Ipv4Addr)]| -> BTreeSet<IpAddr> {
-        all.iter().copied().filter(|address| gone.iter().all(|(_, gone)| IpAddr::from(*gone) != *address)).collect()
-    };
+    let [lost_name, stopped_name] = [lost, stopped].map(|site| stage.sites[site].name);
+    let [lost_address, stopped_address] = [lost, stopped].map(|site| IpAddr::from(stage.sites[site].address));
+    let without = |gone: &[IpAddr]| all.iter().copied().filter(|address| !gone.contains(address)).collect();
+
     let name = RECORD.parse::<Name>().expect("the record's name is a name");
     let visit = Visit { dns: stage.dns, name, port: stage.web_port };
     let visits_begin = Instant::now();
     visitor.spawn(visit_all_along(visit, tally.clone()));
 
-    let title = format!("{}: web server stopped, its address goes", stopped_site.0);
+    let title = format!("{stopped_name}: web server stopped, its address goes");
     step(timeline, "web-stopped", &title, async {
         let begin = SystemTime::now();
         if let Some(web) = stage.sites[stopped].web.take() {
             web.kill().await;
         }
-        record_after(stage, begin, without(&[stopped_site])).await
+        record_after(stage, begin, stopped_name, without(&[stopped_address])).await
     })
     .await?;
 
-    let title = format!("{}: SIGKILLed with its web server, its address goes", lost_site.0);
+    let title = format!("{lost_name}: SIGKILLed with its web server, its address goes");
     step(timeline, "node-killed", &title, async {
         let begin = SystemTime::now();
         let site = &mut stage.sites[lost];
         for process in [site.node.take(), site.web.take()].into_iter().flatten() {
             process.kill().await;
         }
-        record_after(stage, begin, without(&[stopped_site, lost_site])).await
+        record_after(stage, begin, lost_name, without(&[stopped_address, lost_address])).await
     })
     .await?;
 
-    let title = format!("{}: web server started, its address is back", stopped_site.0);
+    let title = format!("{stopped_name}: web server started, its address is back");
     step(timeline, "web-back", &title, async {
         let begin = SystemTime::now();
         stage.start_web(stopped)?;
-        record_after(stage, begin, without(&[lost_site])).await
+        record_after(stage, begin, stopped_name, without(&[lost_address])).await
     })
     .await?;
 
-    let title = format!("{}: node and web server started, its address is back", lost_site.0);
+    let title = format!("{lost_name}: node and web server started, its address is back");
     step(timeline, "node-back", &title, async {
         let begin = SystemTime::now();
         stage.start_web(lost)?;
         stage.start_node(lost)?;
-        record_after(stage, begin, all.clone()).await
+        record_after(stage, begin, lost_name, all.clone()).await
     })
     .await?;
 
@@ -136,10 +136,16 @@ async fn acts(
     .await
 }
 
-/// What came of something that was done at `begin`, once the record says `wanted`.
-async fn record_after(stage: &Stage, begin: SystemTime, wanted: BTreeSet<IpAddr>) -> anyhow::Result<Step> {
-    let (changed, run) = stage.record_becomes(&wanted).await?;
+/// What came of something that was done to `node` at `begin`, once the record says `wanted`.
+async fn record_after(
+    stage: &Stage,
+    begin: SystemTime,
+    node: &'static str,
+    wanted: BTreeSet<IpAddr>,
+) -> anyhow::Result<Step> {
+    let (changed, run) = stage.record_becomes(begin, &wanted).await?;
     Ok(Step {
+        node: Some(node),
         seconds: changed.duration_since(begin).unwrap_or_default(),
         split: Split::new(begin, &run, changed),
         addresses: Some(wanted),

@@ -1,7 +1,7 @@
 //! The demo's one zone, in memory: what the DNS server answers from and what the HTTP API changes.
 //!
-//! A zone keeps A and AAAA sets beside its own SOA and NS. Its contents live in a watch channel, so that a reader always
-//! sees one whole state and an observer can wait for the next. It never touches a socket; [`super::dns`] and
+//! A zone keeps A and AAAA sets beside its own SOA and NS. Its contents live in a watch channel, so that a reader
+//! always sees one whole state and an observer can wait for the next. It never touches a socket; [`super::dns`] and
 //! [`super::api`] do.
 
 use std::collections::{BTreeMap, BTreeSet};

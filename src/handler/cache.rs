@@ -1,9 +1,9 @@
 //! Machine code on disk: one file for each component and engine setting, authenticated with the node's key.
 //!
-//! The code stands first, so that it can be mapped as it is; a trailer of fixed size follows. An entry is read whole and
-//! its MAC checked when it is first opened; after that the daemon maps the same open file, and checks anew only if the
-//! file's metadata changed. This guards against rot, cut files and files from elsewhere, not against somebody who can
-//! write as the daemon's user. Entries are written beside and renamed.
+//! The code stands first, so that it can be mapped as it is; a trailer of fixed size follows. An entry is read whole
+//! and its MAC checked when it is first opened; after that the daemon maps the same open file, and checks anew only if
+//! the file's metadata changed. This guards against rot, cut files and files from elsewhere, not against somebody who
+//! can write as the daemon's user. Entries are written beside and renamed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -82,13 +82,13 @@ impl Cache {
     }
 
     /// A file to be filled with code and then [finished](Draft::finish).
-    pub(crate) fn draft(&self, component: &[u8; 32]) -> io::Result<Draft<'_>> {
+    pub(crate) fn draft(&self, component: &[u8; 32]) -> io::Result<Draft> {
         self.tidy();
         static DRAFTS: AtomicU64 = AtomicU64::new(0);
         let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
         let path = self.directory.join(format!("draft-{}-{number}", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Draft { cache: self, component: *component, path, file })
+        Ok(Draft { component: *component, path, file })
     }
 
     fn path(&self, component: &[u8; 32]) -> PathBuf {
@@ -167,36 +167,35 @@ fn file_is_code(file: &File) -> bool {
 }
 
 /// Code on its way into the cache. Dropped before it is finished, it is gone.
-pub(crate) struct Draft<'a> {
-    cache: &'a Cache,
+pub(crate) struct Draft {
     component: [u8; 32],
     path: PathBuf,
     file: File,
 }
 
-impl Draft<'_> {
+impl Draft {
     /// Where the code goes.
     pub(crate) fn output(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 
     /// Authenticates what was written, and makes it the component's entry. Reads all of it, and waits for the disk.
-    pub(crate) fn finish(mut self) -> io::Result<Entry> {
+    pub(crate) fn finish(mut self, cache: &Cache) -> io::Result<Entry> {
         let length = self.file.metadata()?.len();
-        let mut trailer = self.cache.trailer(&self.component, length);
-        let sealed = self.cache.sealed(&self.file, length, &trailer)?;
-        trailer.extend(hmac::sign(&self.cache.key, &sealed).as_ref());
+        let mut trailer = cache.trailer(&self.component, length);
+        let sealed = cache.sealed(&self.file, length, &trailer)?;
+        trailer.extend(hmac::sign(&cache.key, &sealed).as_ref());
         self.file.write_all_at(&trailer, length)?;
         self.file.flush()?;
         self.file.sync_all()?;
-        fs::rename(&self.path, self.cache.path(&self.component))?;
-        let file = OpenOptions::new().read(true).open(self.cache.path(&self.component))?;
+        fs::rename(&self.path, cache.path(&self.component))?;
+        let file = OpenOptions::new().read(true).open(cache.path(&self.component))?;
         let stamp = Stamp::of(&file)?;
         Ok(Entry { file, component: self.component, stamp })
     }
 }
 
-impl Drop for Draft<'_> {
+impl Drop for Draft {
     fn drop(&mut self) {
         // After the rename there is nothing of that name.
         _ = fs::remove_file(&self.path);
@@ -241,8 +240,8 @@ impl Entry {
         }
         // The open file, whatever its name stands for by now. wasmtime has no way to hand it over as such.
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        // SAFETY: the file's MAC, made with the node's key, says that this node's compiler wrote it for an engine of these
-        // settings; it lies in a directory that only the daemon's user can write, and the daemon only renames and
+        // SAFETY: the file's MAC, made with the node's key, says that this node's compiler wrote it for an engine of
+        // these settings; it lies in a directory that only the daemon's user can write, and the daemon only renames and
         // removes whole entries there.
         #[allow(unsafe_code)]
         unsafe { Component::deserialize_file(engine, path) }.map_err(|error| format!("{error:#}"))

@@ -1,5 +1,5 @@
-//! Compilation in a process of its own: `picored compile-component` reads a component on stdin and writes machine code to
-//! stdout.
+//! Compilation in a process of its own: `picored compile-component` reads a component on stdin and writes machine code
+//! to stdout.
 //!
 //! Cranelift never runs in the daemon: it takes hundreds of megabytes for large guests, and a component may be built to
 //! take more. [`child_main`] confines itself before it reads a byte; [`compile`] is the daemon's side.
@@ -42,7 +42,7 @@ pub enum CompileError {
     #[error("the compiler refused it: {0}")]
     Refused(String),
     /// Past its limit of memory.
-    #[error("the compiler ran out of memory: it has {} MiB, or what the system leaves it", compiler::MEMORY_BYTES >> 20)]
+    #[error("the compiler ran out of memory: it has {} MiB, or what is left", compiler::MEMORY_BYTES >> 20)]
     Memory,
     /// Past its limit of CPU time.
     #[error("the compiler used more than {} s of CPU time", compiler::CPU_SECONDS)]
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(refused.to_string(), "the compiler refused it: bad magic number");
         assert!(verdict(exit(3), "").unwrap_err().to_string().contains("exit status: 3"));
         let memory = verdict(ended_by(Signal::ABORT), "memory allocation of 7 bytes failed").unwrap_err();
-        assert_eq!(memory.to_string(), "the compiler ran out of memory: it has 1024 MiB, or what the system leaves it");
+        assert_eq!(memory.to_string(), "the compiler ran out of memory: it has 1024 MiB, or what is left");
         assert!(matches!(verdict(ended_by(Signal::XCPU), ""), Err(CompileError::Cpu)));
         assert!(matches!(verdict(ended_by(Signal::XFSZ), ""), Err(CompileError::Output)));
         assert!(matches!(verdict(ended_by(Signal::KILL), ""), Err(CompileError::Killed(9))));

@@ -35,8 +35,8 @@ pub(crate) fn engine() -> wasmtime::Result<Engine> {
     Engine::new(&config)
 }
 
-/// Names the engine's settings, wasmtime's version and the processor's features: code compiled under one name must not be
-/// loaded under another.
+/// Names the engine's settings, wasmtime's version and the processor's features: code compiled under one name must not
+/// be loaded under another.
 pub(crate) fn settings_digest(engine: &Engine) -> [u8; 32] {
     struct Digester(digest::Context);
     impl Hasher for Digester {

@@ -1,8 +1,8 @@
 //! The gate: every request of every guest goes out here, whichever door it came in by.
 //!
-//! The order is fixed: count -> canonical URL and grant -> resolve once -> filter the addresses -> dial exactly those ->
-//! TLS -> send -> read within limits. No redirect is followed, no name resolved twice, no connection shared. Called by
-//! `serve` (`http.fetch`) and `door` (`wasi:http`); the policy itself is [`picored_core::policy`].
+//! The order is fixed: count -> canonical URL and grant -> resolve once -> filter the addresses -> dial exactly those
+//! -> TLS -> send -> read within limits. No redirect is followed, no name resolved twice, no connection shared. Called
+//! by `serve` (`http.fetch`) and `door` (`wasi:http`); the policy itself is [`picored_core::policy`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -110,8 +110,8 @@ pub(crate) struct Turn {
     _held: OwnedMutexGuard<()>,
 }
 
-/// Sends `request` in a task of its own: guests' host calls are polled on the guest's small stack, on which neither a TLS
-/// handshake nor an HTTP parser belongs. Dropped, it takes the request with it.
+/// Sends `request` in a task of its own: guests' host calls are polled on the guest's small stack, on which neither a
+/// TLS handshake nor an HTTP parser belongs. Dropped, it takes the request with it.
 pub(crate) async fn send_apart(gate: &Arc<Gate>, turn: Turn, request: Request) -> Result<Response, HttpError> {
     let gate = gate.clone();
     let mut task = JoinSet::new();

@@ -1,8 +1,8 @@
 //! Every bound of a guest: one value each, with its default and the range that is sensible.
 //!
-//! [`Limits`] is read when a run's store is built (`store::new_store`) and by the HTTP gate; nothing else knows a number.
-//! [`Limiter`] is what wasmtime asks before memory or tables grow. It sums them, and remembers that it refused, so that
-//! the trap that follows a refusal gets its true name.
+//! [`Limits`] is read when a run's store is built (`store::new_store`) and by the HTTP gate; nothing else knows a
+//! number. [`Limiter`] is what wasmtime asks before memory or tables grow. It sums them, and remembers that it refused,
+//! so that the trap that follows a refusal gets its true name.
 
 use std::time::Duration;
 
@@ -46,8 +46,8 @@ pub struct HttpLimits {
     pub request_header_bytes: usize,
     /// Bytes of a request's body. Default 1 MiB; 0 to 32 MiB.
     pub request_body_bytes: usize,
-    /// Bytes of a response's status line and headers. Default 16 KiB; 8 KiB (the least that the HTTP library reads with)
-    /// to 256 KiB.
+    /// Bytes of a response's status line and headers. Default 16 KiB; 8 KiB (the least that the HTTP library reads
+    /// with) to 256 KiB.
     pub response_header_bytes: usize,
     /// Bytes of a response's body. Default 1 MiB; 1 KiB to 32 MiB.
     pub response_body_bytes: usize,
@@ -57,7 +57,8 @@ pub struct HttpLimits {
     pub resolve: Duration,
     /// Connecting to one address, and TLS. Default 3 s each; 100 ms to 30 s.
     pub connect: Duration,
-    /// A whole request, from the first to the last byte. Default 15 s; 100 ms to 300 s; never beyond the run's deadline.
+    /// A whole request, from the first to the last byte. Default 15 s; 100 ms to 300 s; never beyond the run's
+    /// deadline.
     pub total: Duration,
 }
 

@@ -92,6 +92,7 @@ impl Loaded {
                 entry.map(&host.cache, &host.engine).map_err(|why| code_error(handler, why))?
             }
         };
+        check_exports(&host, handler, &mapped)?;
         let pre = link(&host, handler, &mapped)?;
         let description = describe(&host, handler, &pre).await?;
         drop((pre, mapped));
@@ -126,6 +127,14 @@ impl Loaded {
     /// Whether its code is mapped right now.
     pub fn is_mapped(&self) -> bool {
         self.code().mapped.is_some()
+    }
+
+    /// Unmaps the code, unless a run uses it. It happens by itself after a while of quiet; the next run maps it again.
+    pub fn unmap(&self) {
+        let mut code = self.code();
+        if code.running == 0 && code.mapped.take().is_some() {
+            self.host.mapped.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Runs the handler once: one event in, one end out, whatever the guest does. `attempt` counts from 1. Dropped, the
@@ -220,9 +229,8 @@ impl Loaded {
             let mut code = this.code();
             if code.running == 0 && seen == Some(code.uses) {
                 code.watched = false;
-                code.mapped = None;
                 drop(code);
-                this.host.mapped.fetch_sub(1, Ordering::Relaxed);
+                this.unmap();
                 trim(&this.host);
                 return;
             }
@@ -277,24 +285,30 @@ async fn compiled(host: &Arc<Shared>, handler: &Handler, wasm: &Wasm) -> Result<
         .await
         .map_err(|error| LoadError::Compile { source_text: handler.source.to_string(), error })?;
     tracing::info!(handler = handler.name.as_str(), seconds = started.elapsed().as_secs_f64(), "handler compiled");
-    draft.finish().map_err(|error| failed(error.to_string()))
+    let shared = host.clone();
+    let finished = apart(move || draft.finish(&shared.cache)).await.map_err(failed)?;
+    finished.map_err(|error| failed(error.to_string()))
 }
 
 fn code_error(handler: &Handler, why: String) -> LoadError {
     LoadError::Code { source_text: handler.source.to_string(), why }
 }
 
-/// Sees that it is a handler, and finds all that it imports.
-fn link(host: &Shared, handler: &Handler, component: &Component) -> Result<SandboxPre<State>, LoadError> {
-    let source_text = || handler.source.to_string();
+/// Sees that it is a handler at all.
+fn check_exports(host: &Shared, handler: &Handler, component: &Component) -> Result<(), LoadError> {
     let kind = component.component_type();
     let exports: Vec<_> = kind.exports(&host.engine).map(|(name, _)| name.to_owned()).collect();
-    if !exports.iter().any(|name| name == GUEST) {
-        let exports = if exports.is_empty() { "nothing".into() } else { clean(&exports.join(", "), SHORT) };
-        return Err(LoadError::NotAHandler { source_text: source_text(), wanted: GUEST, exports });
+    if exports.iter().any(|name| name == GUEST) {
+        return Ok(());
     }
+    let exports = if exports.is_empty() { "nothing".into() } else { clean(&exports.join(", "), SHORT) };
+    Err(LoadError::NotAHandler { source_text: handler.source.to_string(), wanted: GUEST, exports })
+}
+
+/// Finds all that it imports and exports.
+fn link(host: &Shared, handler: &Handler, component: &Component) -> Result<SandboxPre<State>, LoadError> {
     let misfit = |error: wasmtime::Error| LoadError::Misfit {
-        source_text: source_text(),
+        source_text: handler.source.to_string(),
         why: clean(&format!("{error:#}"), SHORT),
     };
     SandboxPre::new(host.linker.instantiate_pre(component).map_err(misfit)?).map_err(misfit)
@@ -345,7 +359,8 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     tokio::task::spawn_blocking(work).await.map_err(|fault| fault.to_string())
 }
 
-/// Gives the allocator's free pages back, once no handler's code is mapped: after a burst they are most of what is left.
+/// Gives the allocator's free pages back, once no handler's code is mapped: after a burst they are most of what is
+/// left.
 fn trim(host: &Shared) {
     if host.mapped.load(Ordering::Relaxed) != 0 {
         return;

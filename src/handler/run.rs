@@ -75,8 +75,8 @@ pub(crate) async fn contained<T: Send + 'static>(
     }
 }
 
-/// Runs `work` until it has used `budget` of this thread's CPU time; `None` if it wants more. Time in which it waits, or in
-/// which the machine does something else, does not count. It must give way now and then: guests do at every tick.
+/// Runs `work` until it has used `budget` of this thread's CPU time; `None` if it wants more. Time in which it waits,
+/// or in which the machine does something else, does not count. It must give way now and then: guests do at every tick.
 async fn metered<T>(work: impl Future<Output = T>, budget: Duration) -> Option<T> {
     let mut work = pin!(work);
     let mut used = Duration::ZERO;
@@ -97,8 +97,8 @@ fn thread_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-/// The name of what went wrong. What the host itself refused comes first: a guest whose memory was refused traps a little
-/// later, of its own doing.
+/// The name of what went wrong. What the host itself refused comes first: a guest whose memory was refused traps a
+/// little later, of its own doing.
 fn stop(otherwise: StopReason, error: &wasmtime::Error, state: &State) -> Stop {
     let root = clean(&error.root_cause().to_string(), SHORT);
     if let Some(overrun) = error.downcast_ref::<Overrun>() {

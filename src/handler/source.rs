@@ -61,11 +61,11 @@ impl Wasm {
         let bytes: Box<dyn Read + Send> = match &self.place {
             Place::Inside(bytes) => Box::new(*bytes),
             Place::File(path) => {
-                let file = File::open(path)?;
-                if !file.metadata()?.is_file() {
+                // Before it is opened: opening a pipe would wait for a writer.
+                if !std::fs::metadata(path)?.is_file() {
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
                 }
-                Box::new(file)
+                Box::new(File::open(path)?)
             }
         };
         Ok(Reader { bytes, context: digest::Context::new(&digest::SHA256) })

@@ -106,8 +106,8 @@ pub(crate) fn new_store(engine: &Engine, limits: &Limits, authority: Authority) 
         },
     );
     store.limiter(|state| &mut state.limiter);
-    // To yield, not to trap: a guest that computes gives way at every tick, and `run` counts its CPU time. By tokio's own
-    // yield: with wasmtime's, which wakes at once, timers and sockets would be looked at every 61st tick only.
+    // To yield, not to trap: a guest that computes gives way at every tick, and `run` counts its CPU time. By tokio's
+    // own yield: with wasmtime's, which wakes at once, timers and sockets would be looked at every 61st tick only.
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
     store.set_hostcall_fuel(limits.hostcall_bytes);

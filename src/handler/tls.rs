@@ -53,3 +53,68 @@ fn with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::ServerConfig;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    // A root that only the tests know, and a certificate of it for `localhost`, valid until 2100.
+    const ROOT: &[u8] = include_bytes!("../../tests/tls/ca.pem");
+    const CERTIFICATE: &[u8] = include_bytes!("../../tests/tls/cert.pem");
+    const KEY: &[u8] = include_bytes!("../../tests/tls/key.pem");
+
+    /// Connects to a TLS server of that certificate by `name`, and reads what it says.
+    async fn read_from(name: &str, roots: RootCertStore) -> Result<String, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(CERTIFICATE).unwrap()],
+                PrivateKeyDer::from_pem_slice(KEY).unwrap(),
+            )
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            if let Ok(mut stream) = TlsAcceptor::from(Arc::new(server)).accept(stream).await {
+                stream.write_all(b"hello").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        });
+        let tls = Tls { config: OnceCell::new_with(Some(with_roots(roots).unwrap())) };
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = tls.handshake(&Host::Name(name.into()), stream).await?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.map_err(|error| error.to_string())?;
+        Ok(said)
+    }
+
+    fn roots() -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ROOT).unwrap()).unwrap();
+        roots
+    }
+
+    #[tokio::test]
+    async fn a_server_that_a_root_vouches_for_is_spoken_to() {
+        assert_eq!(read_from("localhost", roots()).await.unwrap(), "hello");
+    }
+
+    #[tokio::test]
+    async fn another_name_or_an_unknown_root_is_refused() {
+        let error = read_from("other.example", roots()).await.unwrap_err();
+        assert!(error.contains("not valid for name"), "{error}");
+        let error = read_from("localhost", RootCertStore::empty()).await.unwrap_err();
+        assert!(error.contains("UnknownIssuer"), "{error}");
+    }
+}

@@ -130,7 +130,8 @@ one_thread! {
     }
 
     async fn a_flood_of_keys_ends_the_run_and_leaves_nothing() {
-        let loaded = host(Limits::default()).load(&configured("flood-keyvalue", &[("bytes", "0")], vec![])).await.unwrap();
+        let flood = configured("flood-keyvalue", &[("bytes", "0")], vec![]);
+        let loaded = host(Limits::default()).load(&flood).await.unwrap();
         for _ in 0..2 {
             stopped(&run(&loaded).await, StopReason::Limit, "key-value bytes than the 65536");
         }

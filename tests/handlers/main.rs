@@ -1,5 +1,7 @@
 //! The handler host against real components, most of them hostile: one fixture guest for each behaviour.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests, which clippy.toml cannot know.
+
 mod hostile;
 mod http;
 mod load;

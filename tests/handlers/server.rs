@@ -1,4 +1,5 @@
-//! A web server for the tests, down to the bytes: it keeps every request as it came, and answers as badly as a path asks.
+//! A web server for the tests, down to the bytes: it keeps every request as it came, and answers as badly as a path
+//! asks.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

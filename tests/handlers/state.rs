@@ -14,15 +14,16 @@ async fn a_guest_sees_the_event_its_config_and_the_snapshot() {
     assert_eq!(loaded.description().name, "echo");
     let said = done(loaded.run(event(), 3, snapshot()).await);
     for part in [
-        "id=event-1 kind=app-down app=web member=b time=2023-11-14T22:13:20.123Z attempt=3 payload= ",
+        "event.id=event-1 event.kind=app-down event.app=web event.member=b",
+        "event.time=2023-11-14T22:13:20.123Z event.attempt=3 event.payload= ",
         "config.zone=example.org",
-        "node=a/alive/127.0.0.1/",
-        "member=b/down/127.0.0.2/",
-        "revision.web=r1 endpoint.web=a@192.0.2.1#80",
-        "web.claimed=192.0.2.1 web.claimed=2001:db8::2",
-        "refused.none=none has nothing to publish",
-        "unknown=\"no such application\" is no application that this handler may see",
-        " revision=s1",
+        "cluster.node=a/alive/127.0.0.1/",
+        "cluster.member=b/down/127.0.0.2/",
+        "cluster.web.revision=r1 cluster.web.endpoint=a@192.0.2.1#80",
+        "cluster.web.claimed=192.0.2.1 cluster.web.claimed=2001:db8::2",
+        "cluster.none.refused=none has nothing to publish",
+        "cluster.unknown=\"no such application\" is no application that this handler may see",
+        "cluster.revision=s1",
     ] {
         assert!(said.contains(part), "{part:?} is missing in {said:?}");
     }
