@@ -9,6 +9,7 @@ pub mod client;
 use std::convert::Infallible;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use picored_core::status::Status;
+use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -30,6 +34,10 @@ use tokio::task::JoinSet;
 
 use crate::memory;
 
+/// The socket file's rights: its owner and its group may ask.
+const MODE: u32 = 0o660;
+/// So many wait to be served.
+const BACKLOG: i32 = 64;
 /// So many connections are served at a time; others wait in the socket's queue.
 const CONNECTIONS: usize = 16;
 /// From the connection's start to its end.
@@ -110,21 +118,11 @@ impl Server {
                 );
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
             }
-            _ => {}
+            Ok(_) => fs::remove_file(path).map_err(failed(format!("cannot remove the dead admin socket {shown}")))?,
+            // Nothing there, or nothing to be seen: binding will tell.
+            Err(_) => {}
         }
-        // Made under another name, so that the socket is never there with any other mode, and takes a stale one's place
-        // in one step.
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".{}", std::process::id()));
-        let beside = PathBuf::from(beside);
-        let _ = fs::remove_file(&beside);
-        let listener = UnixListener::bind(&beside).map_err(failed(format!("cannot bind the admin socket {shown}")))?;
-        let placed = fs::set_permissions(&beside, PermissionsExt::from_mode(0o660))
-            .and_then(|()| fs::symlink_metadata(&beside))
-            .and_then(|found| fs::rename(&beside, path).map(|()| found));
-        let found = placed
-            .inspect_err(|_| drop(fs::remove_file(&beside)))
-            .map_err(failed(format!("cannot set up the admin socket {shown}")))?;
+        let (listener, found) = listen(path).map_err(failed(format!("cannot bind the admin socket {shown}")))?;
         let file = SocketFile { path: path.to_owned(), device: found.dev(), inode: found.ino() };
         Ok(Self { listener, file, connection_time: CONNECTION_TIME })
     }
@@ -154,13 +152,27 @@ impl Server {
 /// Whether the socket at `path` is anyone's. Only a clear no is one: the queue of a stopped daemon may be full, and
 /// another user's socket may be closed to us.
 fn somebody_listens(path: &Path) -> bool {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-    let dialled = SocketAddrUnix::new(path).and_then(|address| {
-        // A dial that would have to wait is told so and does not hang the start.
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        connect(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?, &address)
-    });
-    !matches!(dialled, Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT))
+    // A dial that would have to wait is told so and does not hang the start.
+    let dialled = SocketAddrUnix::new(path).and_then(|address| connect(unix_socket()?, &address));
+    !matches!(dialled, Err(Errno::CONNREFUSED | Errno::NOENT))
+}
+
+fn unix_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Binds and listens; at no moment does the file have more rights than it shall have.
+fn listen(path: &Path) -> io::Result<(UnixListener, fs::Metadata)> {
+    let socket = unix_socket()?;
+    // Linux gives the file these rights less the umask, then the umask's part is put back. Systems that cannot set a
+    // socket's rights before it has a file have the second step alone.
+    let _ = fchmod(&socket, Mode::from_raw_mode(MODE));
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let found = fs::symlink_metadata(path)?;
+    fs::set_permissions(path, PermissionsExt::from_mode(MODE))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok((UnixListener::from_std(socket.into())?, found))
 }
 
 /// One connection, one request.

@@ -223,7 +223,7 @@ fn configs_that_cannot_be_read_are_named() {
 
     let binary = dir.path().join("binary.toml");
     fs::write(&binary, b"\xff\xfe").unwrap();
-    assert!(complaint(1, &["check", "--config", binary.to_str().unwrap()]).contains("binary.toml"));
+    assert!(complaint(1, &["check", "--config", binary.to_str().unwrap()]).contains("binary.toml is not UTF-8"));
 }
 
 /// An admin socket that answers with [`status`].

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
+use picored_core::config::DEFAULT_ADMIN_SOCKET;
+
 use crate::admin::client::ClientError;
 
-/// Where a daemon's socket is that nobody told us about.
-const DEFAULT_SOCKET: &str = "/run/picored.sock";
-
+/// Where the daemon is, and what its answer shall look like.
 #[derive(Debug, clap::Args)]
 pub(super) struct Daemon {
-    /// The admin socket of the node to ask [default: /run/picored.sock]
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    #[arg(help = format!("The admin socket of the node to ask [default: {DEFAULT_ADMIN_SOCKET}]"))]
     socket: Option<PathBuf>,
     /// Ask the node that runs with this config
     #[arg(long, value_name = "FILE")]
@@ -26,9 +26,8 @@ impl Daemon {
         let socket = match (&self.socket, &self.config) {
             (Some(socket), _) => socket.clone(),
             (None, Some(config)) => super::config_file::read(config)?.node.admin_socket,
-            (None, None) => DEFAULT_SOCKET.into(),
+            (None, None) => DEFAULT_ADMIN_SOCKET.into(),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(runtime.block_on(question(socket))?)
+        Ok(super::runtime()?.block_on(question(socket))?)
     }
 }

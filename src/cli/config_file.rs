@@ -5,20 +5,18 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use picored_core::config::Config;
-
-/// No config is as large.
-const LIMIT: u64 = 1 << 20;
+use picored_core::config::{Config, MAX_TEXT_LEN};
 
 /// The checked config, or everything that is wrong with it.
 pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
     let shown = path.display();
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(LIMIT + 1).read_to_string(&mut text))
+        .and_then(|file| file.take(MAX_TEXT_LEN as u64 + 1).read_to_end(&mut bytes))
         .with_context(|| format!("cannot read the config {shown}"))?;
-    if text.len() as u64 > LIMIT {
-        bail!("the config {shown} is larger than {} KiB: is it the right file?", LIMIT / 1024);
+    if bytes.len() > MAX_TEXT_LEN {
+        bail!("the config {shown} is larger than {} KiB: is it the right file?", MAX_TEXT_LEN / 1024);
     }
+    let text = String::from_utf8(bytes).with_context(|| format!("the config {shown} is not UTF-8 text"))?;
     Config::parse(&text).map_err(|errors| anyhow::anyhow!("the config {shown} cannot be used\n{errors}"))
 }

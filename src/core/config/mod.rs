@@ -17,6 +17,7 @@ use crate::event::EventKind;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::policy::Grant;
 
+pub use check::DEFAULT_ADMIN_SOCKET;
 pub use error::{ConfigError, ConfigErrors};
 
 /// Longest text of a config, in bytes.

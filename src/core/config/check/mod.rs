@@ -20,6 +20,8 @@ use crate::policy::{host_name_problem, quoted};
 
 /// The gossip port where none is said.
 const DEFAULT_PORT: u16 = 7946;
+/// The admin socket's path where none is said.
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/picored.sock";
 /// Longest path of a Unix socket on Linux, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -88,7 +90,7 @@ fn node(table: &Table<'_>, findings: &mut Findings) -> Result<Node, Reported> {
     let state_dir = value::path(table, "state_dir", findings);
     let admin_socket = match table.text("admin_socket", findings) {
         Ok(Some(text)) => parse_path("admin_socket", &text, text.get_ref(), MAX_SOCKET_PATH, findings),
-        Ok(None) => Ok(PathBuf::from("/run/picored.sock")),
+        Ok(None) => Ok(PathBuf::from(DEFAULT_ADMIN_SOCKET)),
         Err(reported) => Err(reported),
     };
     Ok(Node {
