@@ -1,6 +1,7 @@
 //! The life of a delivery: from an event that a handler shall hear of to exactly one outcome.
 //!
-//! A scope of a handler runs one delivery at a time. Behind it waits at most one other: every run writes the whole
+//! A scope of a handler runs one delivery at a time, and what concerns no application overlaps with nothing else of its
+//! handler: two runs that write one record would be a race. Behind what runs waits at most one other: every run writes the whole
 //! wanted state, so that a newer event makes an older one that still waits superfluous (its outcome is `superseded`).
 //! What fails is tried again with exponential backoff and jitter, or when the handler said, [`MAX_ATTEMPTS`] times in all.
 
@@ -126,18 +127,28 @@ impl Ledger {
 
     /// When the next delivery falls due that could start.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let idle = self.lines.values().filter(|line| line.running.is_none());
-        idle.filter_map(|line| line.waiting.as_ref().map(|(due, _)| *due)).min()
+        let free = self.lines.iter().filter(|(key, _)| self.is_free(key));
+        free.filter_map(|(_, line)| line.waiting.as_ref().map(|(due, _)| *due)).min()
+    }
+
+    /// Whether nothing runs that `key` must not overlap with.
+    fn is_free(&self, key: &ScopeKey) -> bool {
+        let overlaps = |other: &ScopeKey| {
+            other.handler == key.handler && (other.app == key.app || other.app.is_none() || key.app.is_none())
+        };
+        !self.lines.iter().any(|(other, line)| line.running.is_some() && overlaps(other))
     }
 
     /// The next delivery to start, if one is due. It runs until [`Ledger::finish`] is told of its end, or
     /// [`Ledger::hand_over`].
     pub fn start(&mut self, now: Instant) -> Option<Delivery> {
-        let due = |line: &Line| line.running.is_none() && line.waiting.as_ref().is_some_and(|(due, _)| *due <= now);
-        let line = self.lines.values_mut().filter(|line| due(line)).min_by_key(|line| match &line.waiting {
-            Some((due, delivery)) => (*due, delivery.id.number),
-            None => (now, u64::MAX),
-        })?;
+        let waiting = self.lines.iter().filter_map(|(key, line)| {
+            let (due, delivery) = line.waiting.as_ref().filter(|(due, _)| *due <= now)?;
+            Some((*due, delivery.id.number, key))
+        });
+        let (_, _, key) = waiting.filter(|(_, _, key)| self.is_free(key)).min()?;
+        let key = key.clone();
+        let line = self.lines.get_mut(&key)?;
         let (due, mut delivery) = line.waiting.take()?;
         delivery.since = due;
         line.running = Some(delivery.clone());
@@ -234,6 +245,20 @@ mod tests {
         assert_eq!(ledger.start(at(1)).unwrap().event.id, "e3");
         assert_eq!(ledger.finish(at(2), &first.id, &done(), &mut rng()).unwrap().1, Outcome::Done);
         assert_eq!(ledger.start(at(2)).unwrap().event.id, "e2");
+    }
+
+    #[test]
+    fn what_concerns_no_application_overlaps_with_nothing_of_its_handler() {
+        let mut ledger = Ledger::default();
+        let own = ScopeKey { app: None, ..key("www") };
+        ledger.offer(at(0), own.clone(), event(EventKind::MemberUp, "e1"));
+        let running = ledger.start(at(0)).unwrap();
+        offer(&mut ledger, 1, "www", "e2");
+        assert_eq!((ledger.start(at(1)), ledger.poll_timeout()), (None, None));
+        ledger.finish(at(2), &running.id, &done(), &mut rng()).unwrap();
+        assert_eq!(ledger.start(at(2)).unwrap().event.id, "e2");
+        ledger.offer(at(3), own, event(EventKind::MemberUp, "e3"));
+        assert_eq!(ledger.start(at(3)), None);
     }
 
     #[test]

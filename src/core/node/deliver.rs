@@ -96,22 +96,21 @@ impl Node {
         }
     }
 
-    /// In which lines of `handler` an event stands, and as what.
+    /// In which lines of `handler` an event stands, and as what. A handler for certain applications hears of the members
+    /// that have them. An application that was never up has nothing to publish, and so nothing to tell.
     fn scopes_of(&self, handler: &Handler, event: &Event) -> Vec<(ScopeKey, Event)> {
         let apps: Vec<AppName> = match (&event.app, &event.member) {
-            (Some(app), _) if handler.sees(app) => vec![app.clone()],
-            (Some(_), _) => return Vec::new(),
+            (Some(app), _) => vec![app.clone()],
             (None, Some(member)) => {
-                let apps = self.view.members().get(member).into_iter().flat_map(|member| member.apps.keys());
-                apps.filter(|app| handler.sees(app)).cloned().collect()
+                self.view.members().get(member).into_iter().flat_map(|member| member.apps.keys().cloned()).collect()
             }
-            (None, None) => self.view.apps().filter(|app| handler.sees(app)).cloned().collect(),
+            (None, None) => Vec::new(),
         };
-        if apps.is_empty() {
+        if apps.is_empty() && handler.apps.is_empty() {
             return vec![(scope(handler, None), event.clone())];
         }
-        let in_line = |app: AppName| (scope(handler, Some(&app)), Event { app: Some(app), ..event.clone() });
-        apps.into_iter().map(in_line).collect()
+        let told = apps.into_iter().filter(|app| handler.sees(app) && self.plan.wanted(app).is_some());
+        told.map(|app| (scope(handler, Some(&app)), Event { app: Some(app), ..event.clone() })).collect()
     }
 
     fn runs(&self, key: &ScopeKey) -> bool {
