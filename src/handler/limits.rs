@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct Limits {
     /// CPU time of the run on the daemon's thread, host calls included. Default 2 s; 50 ms to 60 s.
     pub cpu: Duration,
+    /// Wall time of `describe`; a run's is the handler's own `timeout`. Default 10 s; 100 ms to 60 s.
+    pub describe: Duration,
     /// Linear memory, all memories together, in bytes. Default 64 MiB; 2 MiB to 1 GiB.
     pub memory_bytes: usize,
     /// Elements of all tables together. Default 20 000 (Python's guest has 5 800); 1 000 to 1 000 000.
@@ -66,6 +68,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             cpu: Duration::from_secs(2),
+            describe: Duration::from_secs(10),
             memory_bytes: 64 << 20,
             table_elements: 20_000,
             instances: 64,

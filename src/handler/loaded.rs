@@ -314,10 +314,10 @@ fn link(host: &Shared, handler: &Handler, component: &Component) -> Result<Sandb
     SandboxPre::new(host.linker.instantiate_pre(component).map_err(misfit)?).map_err(misfit)
 }
 
-/// Calls `describe` with nothing granted, within the limits of a run.
+/// Calls `describe` with nothing granted, otherwise within the limits of a run.
 async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> Result<Description, LoadError> {
     let limits = &host.limits;
-    let deadline = Instant::now() + handler.timeout;
+    let deadline = Instant::now() + limits.describe;
     let authority = Authority {
         handler: handler.name.clone(),
         snapshot: None,
@@ -326,7 +326,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
         gate: Gate::new(Arc::new([]), limits.http.clone(), host.tls.clone(), deadline),
     };
     let mut store = new_store(&host.engine, limits, authority);
-    let bounds = Bounds { wall: handler.timeout, cpu: limits.cpu };
+    let bounds = Bounds { wall: limits.describe, cpu: limits.cpu };
     let ask = async |store: &mut wasmtime::Store<State>, instance: &Sandbox| {
         instance.picored_handler_guest().call_describe(store).await
     };
