@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests, which clippy.toml cannot know.
 
+mod dns_powerdns;
 mod hostile;
 mod http;
 mod load;

@@ -17,9 +17,16 @@ use picored_core::time::Wall;
 /// No test waits longer for anything.
 pub(crate) const CEILING: Duration = Duration::from_secs(60);
 
-/// A file of the fixture guest.
+/// A guest's file: the committed one, or of the folder that `PICORED_GUESTS` names, such as a fresh build.
+pub(crate) fn guest(name: &str) -> PathBuf {
+    let committed = || Path::new(env!("CARGO_MANIFEST_DIR")).join("handlers-wasm/dist");
+    let folder = std::env::var_os("PICORED_GUESTS").map_or_else(committed, PathBuf::from);
+    folder.join(format!("{name}.wasm"))
+}
+
+/// A fixture guest's file.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("handlers-wasm/dist/fixtures").join(format!("{name}.wasm"))
+    guest(&format!("fixtures/{name}"))
 }
 
 /// A host with its code in `cache`.
