@@ -359,16 +359,9 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     tokio::task::spawn_blocking(work).await.map_err(|fault| fault.to_string())
 }
 
-/// Gives the allocator's free pages back, once no handler's code is mapped: after a burst they are most of what is
-/// left.
+/// Gives back what is not needed, once no handler's code is mapped: after a burst that is most of what is left.
 fn trim(host: &Shared) {
-    if host.mapped.load(Ordering::Relaxed) != 0 {
-        return;
-    }
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: malloc_trim is thread-safe and touches only memory that is free.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::malloc_trim(0);
+    if host.mapped.load(Ordering::Relaxed) == 0 {
+        crate::memory::release();
     }
 }
