@@ -16,6 +16,8 @@ use crate::name::{AppName, NodeName};
 
 /// An encoded record is at most this long, in bytes, so that it fits into one datagram beside foca's header.
 pub const MAX_RECORD: usize = 700;
+/// What of [`MAX_RECORD`] is left for applications when the node's name is as long as it can be.
+pub const MAX_APPS_BYTES: usize = MAX_RECORD - crate::name::MAX_LEN - 40;
 /// So many records are kept at most; a cluster has a few hundred.
 pub const MAX_RECORDS: usize = 4096;
 
@@ -54,6 +56,19 @@ pub struct AppRecord {
     pub port: u16,
     /// What to publish while it is up.
     pub publish: Vec<IpAddr>,
+}
+
+impl AppRecord {
+    /// What an application's record may become at its largest.
+    pub fn largest(app: &crate::config::App) -> Self {
+        let (changed, port) = (u64::MAX, u16::MAX);
+        Self { name: app.name.clone(), state: AppState::Unknown, changed, port, publish: app.publish.clone() }
+    }
+
+    /// How many bytes it takes.
+    pub fn encoded_len(&self) -> usize {
+        crate::message::encoded_len(self)
+    }
 }
 
 /// All that one node says.

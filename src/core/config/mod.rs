@@ -28,8 +28,6 @@ pub const MAX_SEEDS: usize = 64;
 pub const MAX_APPS: usize = 64;
 /// So many addresses may one application publish on one node.
 pub const MAX_PUBLISH_PER_APP: usize = 16;
-/// So many addresses may all applications of one node publish together.
-pub const MAX_PUBLISH_PER_NODE: usize = 48;
 /// So many handlers may one node have.
 pub const MAX_HANDLERS: usize = 32;
 /// So many grants may one handler have.

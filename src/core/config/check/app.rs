@@ -7,10 +7,11 @@ use url::Url;
 
 use super::super::error::{Findings, Reported, all};
 use super::super::raw::{Table, Text};
-use super::super::{App, Check, MAX_PUBLISH_PER_APP, MAX_PUBLISH_PER_NODE};
+use super::super::{App, Check, MAX_PUBLISH_PER_APP};
 use super::at_most;
 use super::value::{count, duration, name, not_dialable};
 use crate::policy::quoted;
+use crate::record::{AppRecord, MAX_APPS_BYTES};
 
 pub(super) const KEYS: [&str; 7] = ["name", "publish", "check", "interval", "timeout", "rise", "fall"];
 const CHECK_KEYS: [&str; 3] = ["http", "expect_status", "expect_body"];
@@ -25,11 +26,13 @@ pub(super) fn apps(tables: &[Table<'_>], findings: &mut Findings) -> Result<Vec<
     let apps = all(tables.iter().map(|table| app(table, findings)))?;
     let mut total = 0;
     for (app, table) in apps.iter().zip(tables) {
-        total += app.publish.len();
-        if total > MAX_PUBLISH_PER_NODE {
-            let message =
-                format!("the apps up to this one publish {total} addresses, the limit is {MAX_PUBLISH_PER_NODE}");
-            return Err(findings.report(table.place_of("publish"), message, "leave some out"));
+        total += AppRecord::largest(app).encoded_len();
+        if total > MAX_APPS_BYTES {
+            let message = format!(
+                "the apps up to this one take {total} bytes of a datagram, {MAX_APPS_BYTES} are possible; a name takes \
+                 its length, an address 5 bytes (IPv4) or 17 (IPv6)"
+            );
+            return Err(findings.report(table.place_of("publish"), message, "leave some out, or use shorter names"));
         }
     }
     Ok(apps)
