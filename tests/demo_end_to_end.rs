@@ -183,7 +183,8 @@ fn a_signal_in_the_middle_ends_everything() {
         let mut demo = Demo::start(&["--json"]);
         demo.steps_until(after);
         assert_eq!(demo.files(), 1);
-        assert!(demo.processes().len() >= 7, "the demo, three nodes, three web servers");
+        // A process that is just being started has no environment yet.
+        until("the demo, three nodes, three web servers", || demo.processes().len() >= 7);
         demo.signal(signal);
         let (status, _) = demo.end();
         assert_eq!(status.code(), Some(code), "{signal:?}: {}", demo.stderr());
@@ -229,7 +230,8 @@ fn kept_it_goes_on_until_it_is_told_to_end() {
     {
         assert!(text.contains(try_this), "{try_this}: {text}");
     }
-    assert!(demo.child.try_wait().unwrap().is_none() && demo.processes().len() >= 7, "all of it runs");
+    assert!(demo.child.try_wait().unwrap().is_none(), "it goes on");
+    until("all of it runs", || demo.processes().len() >= 7);
     demo.signal(Signal::INT);
     let (status, rest) = demo.end();
     assert_eq!((status.code(), rest.as_str()), (Some(0), ""), "{}", demo.stderr());
