@@ -1,5 +1,6 @@
 //! One daemon, put together: from a checked config to a running driver. Decides nothing.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,7 +36,14 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         node_key: state.node_key()?,
         limits: Limits::default(),
     })?;
-    let socket = Socket::bind(node.bind).await.with_context(|| format!("cannot bind node.bind {}", node.bind))?;
+    let socket = Socket::bind(node.bind).await.map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::AddrInUse => ": stop what listens there, or choose another port",
+            ErrorKind::AddrNotAvailable => ": choose an address that this machine has",
+            _ => "",
+        };
+        anyhow::anyhow!("cannot listen on node.bind {}: {error}{remedy}", node.bind)
+    })?;
     let local = socket.local_address()?;
     let advertise = node.advertise.unwrap_or(local);
     let server = admin::Server::bind(&node.admin_socket)?;

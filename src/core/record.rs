@@ -176,8 +176,9 @@ impl foca::BroadcastHandler<Identity> for Broadcasts {
         self.versions.insert(record.node.clone(), version);
         let node = record.node.clone();
         // From a peer: everybody's news. From here: only the own record is news to others; what was learnt by an
-        // exchange is noted, so that its broadcast is not taken for news a second time.
-        let pass_on = sender.is_some() || node == self.own;
+        // exchange is noted, so that its broadcast is not taken for news a second time. A leave goes on in any case: foca
+        // passes on that the member is gone, and who hears that alone takes it for a failure.
+        let pass_on = sender.is_some() || node == self.own || record.leaving.is_some();
         if sender.is_some() {
             // The receiver lives as long as foca does; without it there is nobody to tell.
             let _ = self.news.send(record);
@@ -240,6 +241,9 @@ pub(crate) mod tests {
         // Learnt by an exchange: noted, not passed on, nor handed back.
         assert!(broadcasts.receive_item(&record("c", 1, 1, AppState::Up).encode(), None).unwrap().is_none());
         assert!(broadcasts.receive_item(&record("c", 1, 1, AppState::Up).encode(), Some(&peer)).unwrap().is_none());
+        // That a member leaves is passed on however it was learnt.
+        let leaving = Record { leaving: Some(1), ..record("d", 1, 2, AppState::Up) };
+        assert!(broadcasts.receive_item(&leaving.encode(), None).unwrap().is_some());
         // The own one is broadcast.
         assert!(broadcasts.receive_item(&record("me", 1, 1, AppState::Up).encode(), None).unwrap().is_some());
         assert_eq!(news.try_iter().count(), 0);

@@ -1,0 +1,136 @@
+//! One test's cluster: its folder, the configs of its nodes, and what they have said when something goes wrong.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::fs;
+use std::future::Future;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::node::{Line, Node};
+use crate::website::Website;
+
+/// How long anything is waited for. Most things take a moment, the death of a node some seconds.
+const CEILING: Duration = Duration::from_secs(60);
+/// So many last lines of each node are shown when something did not happen.
+const LAST_LINES: usize = 15;
+/// The key of every cluster that has one.
+pub(crate) const KEY: [u8; 32] = [7; 32];
+
+/// Where fixture `name` is.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("handlers-wasm/dist/fixtures").join(name).with_extension("wasm")
+}
+
+/// A gossip address at `ip` that nobody has now. Each test that needs one has an `ip` of its own, so nobody takes it.
+pub(crate) fn free_address(ip: &str) -> SocketAddr {
+    UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A cluster's folder and all that its nodes said.
+pub(crate) struct Site {
+    folder: TempDir,
+    logs: RefCell<Vec<(String, watch::Receiver<Vec<Line>>)>>,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        picored::store::create_key_file(&folder.path().join("key"), &KEY).unwrap();
+        Self { folder, logs: RefCell::default() }
+    }
+
+    /// A file or folder of this cluster.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The config of a node that gossips at `bind`.
+    pub(crate) fn setup(&self, name: &str, bind: impl ToString) -> Setup {
+        let state_dir = self.path(&format!("{name}.state"));
+        let socket = self.path(&format!("{name}.sock"));
+        let key = Some(self.path("key"));
+        let (seeds, rest) = (Vec::new(), String::new());
+        Setup { name: name.into(), bind: bind.to_string(), advertise: None, state_dir, socket, seeds, key, rest }
+    }
+
+    /// Starts a node.
+    pub(crate) fn start(&self, setup: &Setup) -> Node<'_> {
+        let config = self.path(&format!("{}.toml", setup.name));
+        fs::write(&config, setup.text()).unwrap();
+        let node = Node::start(self, setup, &config);
+        self.logs.borrow_mut().push((setup.name.clone(), node.log()));
+        node
+    }
+
+    /// Waits for `what`; where it does not happen the test ends with the last lines of all nodes.
+    pub(crate) async fn until<T>(&self, what: &str, happens: impl Future<Output = T>) -> T {
+        match timeout(CEILING, happens).await {
+            Ok(value) => value,
+            Err(_) => panic!("not within {CEILING:?}: {what}{}", self.last_lines()),
+        }
+    }
+
+    /// The last lines of each node, in the order of their starts.
+    pub(crate) fn last_lines(&self) -> String {
+        let mut text = String::new();
+        for (name, log) in self.logs.borrow().iter() {
+            let lines = log.borrow();
+            let _ = write!(text, "\n--- {name}, {} lines", lines.len());
+            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+                let _ = write!(text, "\n{line}");
+            }
+        }
+        text
+    }
+}
+
+/// What stands in a node's config.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) name: String,
+    pub(crate) bind: String,
+    pub(crate) advertise: Option<SocketAddr>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) key: Option<PathBuf>,
+    seeds: Vec<String>,
+    rest: String,
+}
+
+impl Setup {
+    /// With another seed.
+    pub(crate) fn seed(mut self, seed: impl ToString) -> Self {
+        self.seeds.push(seed.to_string());
+        self
+    }
+
+    /// With the application `www` on `website`, published as `address`; `more` are further keys.
+    pub(crate) fn app(mut self, website: &Website, address: &str, more: &str) -> Self {
+        let at = website.address();
+        let _ = writeln!(self.rest, "[[app]]\nname = \"www\"\npublish = [\"{address}\"]");
+        let _ = writeln!(self.rest, "check = {{ http = \"http://{at}/health\" }}\n{more}");
+        self
+    }
+
+    /// With a handler from a file; `more` are further keys and tables.
+    pub(crate) fn handler(mut self, name: &str, source: &Path, more: &str) -> Self {
+        let _ = writeln!(self.rest, "[[handler]]\nname = \"{name}\"\nsource = \"file:{}\"\n{more}", source.display());
+        self
+    }
+
+    fn text(&self) -> String {
+        let Self { name, bind, advertise, state_dir, socket, key, seeds, rest } = self;
+        let advertise = advertise.map_or_else(String::new, |address| format!("advertise = \"{address}\""));
+        let key = key.as_ref().map_or_else(String::new, |path| format!("key_file = {path:?}"));
+        format!(
+            "[node]\nname = \"{name}\"\nbind = \"{bind}\"\n{advertise}\nstate_dir = {state_dir:?}\n\
+             admin_socket = {socket:?}\n[cluster]\nname = \"test\"\nseeds = {seeds:?}\n{key}\n{rest}"
+        )
+    }
+}
