@@ -1,5 +1,8 @@
 //! How much memory this process holds, as the kernel counts it, and giving back what it does not need. Asked by the
-//! admin socket, told by the handler host when it falls quiet; keeps and decides nothing.
+//! admin socket, told by the handler host when it falls quiet; decides nothing.
+
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 
 /// Memory of this process in bytes; `None` where the system does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,36 +18,79 @@ pub fn current() -> Memory {
     std::fs::read_to_string("/proc/self/smaps_rollup").map(|text| parse(&text)).unwrap_or_default()
 }
 
-/// Gives back what a burst of work leaves behind: the allocator's free pages, and the program code that was mapped for
-/// it. What start-up and a run go through once is several megabytes of code that would stay resident; what is needed
-/// again is mapped again from the page cache, a few pages at a time.
+/// Where files are mapped that are never written to: start and length of each. Empty before [`prepare`].
+#[cfg(target_os = "linux")]
+static UNCHANGING: OnceLock<Vec<(usize, usize)>> = OnceLock::new();
+
+/// Makes ready for a long life in little memory. To be called once, before there is a second thread.
+///
+/// The allocator shall keep all memory in one heap: of its own it gives each thread one, and the few threads that read
+/// files or resolve names for a moment would leave theirs behind. And what [`release`] may drop is looked up now, while
+/// nobody maps or unmaps anything.
+pub fn prepare() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it sets a number of the allocator, which no other thread reads yet.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+    #[cfg(target_os = "linux")]
+    UNCHANGING.get_or_init(|| {
+        std::fs::read_to_string("/proc/self/smaps").map(|text| unchanging(&text).collect()).unwrap_or_default()
+    });
+}
+
+/// Gives back what a burst of work leaves behind: the parts of the program that were mapped for it, and the allocator's
+/// free pages. What start-up and a run go through once is several megabytes of code and constants that would stay
+/// resident; what is needed again is mapped again from the page cache, a few pages at a time.
 pub fn release() {
+    #[cfg(target_os = "linux")]
+    UNCHANGING.get().into_iter().flatten().copied().for_each(unmap);
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim is thread-safe and touches only memory that is free.
     #[allow(unsafe_code)]
     unsafe {
         libc::malloc_trim(0);
     }
-    #[cfg(target_os = "linux")]
-    for (start, length) in std::fs::read_to_string("/proc/self/maps").iter().flat_map(|maps| code(maps)) {
-        // SAFETY: the range is a private mapping of a file that was never writable, as its permissions and the absence
-        // of text relocations say: its pages are the file's, and a fault brings them back as they were.
-        #[allow(unsafe_code)]
-        let _ = unsafe {
-            rustix::mm::madvise(std::ptr::with_exposed_provenance_mut(start), length, rustix::mm::Advice::LinuxDontNeed)
-        };
-    }
 }
 
-/// Where the code of files is mapped: private, executable and not writable. Start and length.
-fn code(maps: &str) -> impl Iterator<Item = (usize, usize)> {
-    maps.lines().filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let (range, permissions, path) = (fields.next()?, fields.next()?, fields.nth(3)?);
-        let (start, end) = range.split_once('-')?;
-        let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
-        (permissions == "r-xp" && path.starts_with('/') && end > start).then_some((start, end - start))
+/// Drops the pages of a range that [`unchanging`] found in the program or in a library that it was started with.
+#[cfg(target_os = "linux")]
+fn unmap((start, length): (usize, usize)) {
+    // SAFETY: the range is a private mapping of a file that stays mapped as long as the process lives. It cannot be
+    // written to and never was, so its pages are the file's, and a fault brings them back as they were.
+    #[allow(unsafe_code)]
+    let _ = unsafe {
+        let start = std::ptr::with_exposed_provenance_mut(start);
+        rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed)
+    };
+}
+
+/// The mappings of files, in the kernel's `smaps`, that are private, cannot be written to, and have no page of their own:
+/// what the dynamic linker has written to before it took the right away has some.
+#[cfg(target_os = "linux")]
+fn unchanging(smaps: &str) -> impl Iterator<Item = (usize, usize)> {
+    let mut current = None;
+    smaps.lines().filter_map(move |line| match line.strip_prefix("Anonymous:") {
+        Some(size) => current.take().filter(|_| size.trim() == "0 kB"),
+        None => {
+            // Only the line that a mapping begins with has a range for its first word.
+            let mut fields = line.split_ascii_whitespace();
+            if let Some(range) = fields.next().and_then(range) {
+                let is_fixed = matches!(fields.next(), Some("r--p" | "r-xp"));
+                current = Some(range).filter(|_| is_fixed && fields.nth(3).is_some_and(|path| path.starts_with('/')));
+            }
+            None
+        }
     })
+}
+
+/// Start and length of `start-end`, in hexadecimal.
+#[cfg(target_os = "linux")]
+fn range(text: &str) -> Option<(usize, usize)> {
+    let (start, end) = text.split_once('-')?;
+    let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+    Some((start, end.checked_sub(start)?))
 }
 
 fn parse(rollup: &str) -> Memory {
@@ -68,24 +114,33 @@ mod tests {
         assert_eq!(parse("Rss: many kB\n"), Memory::default());
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
-    fn only_code_of_files_is_released() {
-        let maps = "55d0c8a00000-55d0c8a10000 r--p 00000000 fe:00 7 /usr/bin/picored\n\
-                    55d0c8a10000-55d0c8a30000 r-xp 00010000 fe:00 7 /usr/bin/picored\n\
-                    55d0c8a30000-55d0c8a40000 rw-p 00030000 fe:00 7 /usr/bin/picored\n\
-                    55d0c9000000-55d0c9001000 r-xp 00000000 00:00 0 \n\
-                    7f0000000000-7f0000001000 rwxp 00000000 fe:00 9 /tmp/odd\n\
-                    7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0 [vdso]\nnonsense\n";
-        assert_eq!(code(maps).collect::<Vec<_>>(), [(0x55d0_c8a1_0000, 0x20000)]);
+    fn only_files_that_nobody_wrote_to_are_released() {
+        let smaps = "10000-20000 r--p 00000000 fe:00 7                  /usr/my bin/picored\n\
+                     Size:                 64 kB\nAnonymous:             0 kB\nVmFlags: rd mr mw me\n\
+                     20000-40000 r-xp 00010000 fe:00 7                  /usr/my bin/picored\nAnonymous: 0 kB\n\
+                     40000-48000 r--p 00030000 fe:00 7                  /usr/my bin/picored\nAnonymous: 32 kB\n\
+                     48000-50000 rw-p 00038000 fe:00 7                  /usr/my bin/picored\nAnonymous: 0 kB\n\
+                     60000-61000 r-xp 00000000 00:00 0 \nAnonymous: 0 kB\n\
+                     70000-71000 rwxp 00000000 fe:00 9                  /tmp/odd\nAnonymous: 0 kB\n\
+                     80000-81000 r--s 00000000 fe:00 9                  /tmp/shared\nAnonymous: 0 kB\n\
+                     7f0000003000-7f0000005000 r-xp 00001000 fe:00 9    /lib/libc.so\nAnonymous: 0 kB\n\
+                     7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0    [vdso]\nAnonymous: 0 kB\nnonsense\n";
+        let found: Vec<_> = unchanging(smaps).collect();
+        assert_eq!(found, [(0x10000, 0x10000), (0x20000, 0x20000), (0x7f00_0000_3000, 0x2000)]);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_programs_code_is_released_and_runs_on() {
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let here = release as fn() as usize;
-        assert!(code(&maps).any(|(start, length)| (start..start + length).contains(&here)));
-        release();
+    fn this_program_is_released_and_runs_on() {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (code, constant) = (release as fn() as usize, "a constant".as_ptr().addr());
+        for address in [code, constant] {
+            let mut found = unchanging(&smaps);
+            let found = found.find(|(start, length)| (*start..start + length).contains(&address));
+            unmap(found.unwrap_or_else(|| panic!("{address:x} in\n{smaps}")));
+        }
         assert_eq!(parse("Rss: 4 kB\n").resident_bytes, Some(4096));
     }
 
