@@ -17,6 +17,7 @@ use tokio::process::{ChildStderr, ChildStdin, Command};
 use crate::handler::engine;
 use crate::handler::limits::{MAX_COMPONENT_BYTES, compiler};
 use crate::handler::source::Wasm;
+use crate::handler::weigh;
 
 /// So much of the compiler's stderr is read, in bytes.
 const MESSAGE_BYTES: u64 = 4 << 10;
@@ -154,6 +155,7 @@ fn precompile() -> Result<(), String> {
     if component.len() as u64 > MAX_COMPONENT_BYTES {
         return Err(format!("the component is larger than {} MiB", MAX_COMPONENT_BYTES >> 20));
     }
+    weigh::check(&component)?;
     let code = engine::engine().and_then(|engine| engine.precompile_component(&component));
     let code = code.map_err(|error| format!("{error:#}"))?;
     std::io::stdout().lock().write_all(&code).map_err(|error| format!("cannot write the code: {error}"))
