@@ -17,9 +17,11 @@ use tokio::process::{ChildStderr, ChildStdin, Command};
 use crate::handler::engine;
 use crate::handler::limits::{MAX_COMPONENT_BYTES, compiler};
 use crate::handler::source::Wasm;
+use crate::handler::text::clean;
+use crate::handler::weigh;
 
 /// So much of the compiler's stderr is read, in bytes.
-const MESSAGE_BYTES: u64 = 4 << 10;
+const MESSAGE_BYTES: usize = 4 << 10;
 
 /// Why a component has no code.
 #[derive(Debug, thiserror::Error)]
@@ -95,8 +97,9 @@ async fn feed(component: &Wasm, stdin: Option<ChildStdin>) -> Result<(), Compile
 
 async fn message(stderr: Option<ChildStderr>) -> Result<String, CompileError> {
     let mut bytes = Vec::new();
-    stderr.expect("stderr is piped").take(MESSAGE_BYTES).read_to_end(&mut bytes).await?;
-    Ok(String::from_utf8_lossy(&bytes).trim().replace('\n', "; "))
+    stderr.expect("stderr is piped").take(MESSAGE_BYTES as u64).read_to_end(&mut bytes).await?;
+    // It may repeat names out of the component.
+    Ok(clean(&String::from_utf8_lossy(&bytes).trim().replace('\n', "; "), MESSAGE_BYTES))
 }
 
 fn verdict(status: ExitStatus, message: &str) -> Result<(), CompileError> {
@@ -154,6 +157,7 @@ fn precompile() -> Result<(), String> {
     if component.len() as u64 > MAX_COMPONENT_BYTES {
         return Err(format!("the component is larger than {} MiB", MAX_COMPONENT_BYTES >> 20));
     }
+    weigh::check(&component)?;
     let code = engine::engine().and_then(|engine| engine.precompile_component(&component));
     let code = code.map_err(|error| format!("{error:#}"))?;
     std::io::stdout().lock().write_all(&code).map_err(|error| format!("cannot write the code: {error}"))

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
-use picored_core::policy::forbidden_request_header;
-use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks};
+use picored_core::policy::{MAX_URL_LEN, forbidden_request_header};
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::p2::bindings::http::types::{HostOutgoingRequest, Method, OutgoingRequest};
+use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView};
 
 use crate::handler::http::{Gate, HttpError, Kind, Request, send_apart};
+use crate::handler::store::State;
 
 /// Hands requests of `wasi:http` to the gate.
 pub(crate) struct WasiDoor {
@@ -55,6 +59,42 @@ impl WasiHttpHooks for WasiDoor {
             Ok((response, done))
         })
     }
+}
+
+/// Bounds the texts of a request before the library keeps them: it takes a method or an authority of any length, and a
+/// guest can hold as many requests as there is room for resources.
+pub(crate) fn bound_texts(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    type Asked = wasmtime::Result<(Result<(), ()>,)>;
+    type Store<'a> = StoreContextMut<'a, State>;
+    type Request = Resource<OutgoingRequest>;
+    let too_long = |text: Option<&str>| text.is_some_and(|text| text.len() > MAX_URL_LEN);
+
+    linker.allow_shadowing(true);
+    let mut types = linker.instance("wasi:http/types@0.2.12")?;
+    types.func_wrap(
+        "[method]outgoing-request.set-method",
+        move |mut store: Store<'_>, (request, method): (Request, Method)| -> Asked {
+            let other = if let Method::Other(name) = &method { Some(name.as_str()) } else { None };
+            let refused = too_long(other);
+            Ok((if refused { Err(()) } else { store.data_mut().http().set_method(request, method)? },))
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-authority",
+        move |mut store: Store<'_>, (request, authority): (Request, Option<String>)| -> Asked {
+            let refused = too_long(authority.as_deref());
+            Ok((if refused { Err(()) } else { store.data_mut().http().set_authority(request, authority)? },))
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-path-with-query",
+        move |mut store: Store<'_>, (request, path): (Request, Option<String>)| -> Asked {
+            let refused = too_long(path.as_deref());
+            Ok((if refused { Err(()) } else { store.data_mut().http().set_path_with_query(request, path)? },))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 async fn send(gate: &Arc<Gate>, request: hyper::Request<WasiBody>) -> Result<hyper::Response<WasiBody>, Error> {

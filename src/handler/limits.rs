@@ -110,6 +110,12 @@ pub(crate) mod compiler {
     pub(crate) const WALL: Duration = Duration::from_secs(300);
     /// What it may write. The largest guests known make 39 MB.
     pub(crate) const OUTPUT_BYTES: u64 = 256 << 20;
+    /// What an instance of one core module may take of the host beside its memories and tables, in bytes. The largest
+    /// guests known take about 300 KiB; a run may have 64 instances.
+    pub(crate) const INSTANCE_BYTES: u64 = 1 << 20;
+    /// Instances, functions between them and types, in all components together. The largest guests known have hundreds;
+    /// each takes some 100 bytes of the host in a run.
+    pub(crate) const COMPONENT_PARTS: u64 = 100_000;
 }
 
 /// Answers wasmtime's questions about growth for one store.

@@ -23,6 +23,7 @@ mod source;
 mod store;
 mod text;
 mod tls;
+mod weigh;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::handler::bindings::{self, wasi};
-use crate::handler::door::WasiDoor;
+use crate::handler::door::{self, WasiDoor};
 use crate::handler::http::Gate;
 use crate::handler::keyvalue::View;
 use crate::handler::limits::{Limiter, Limits};
@@ -120,6 +120,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    door::bound_texts(&mut linker)?;
     bindings::picored::handler::cluster::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
     bindings::picored::handler::http::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
     wasi::config::store::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;

@@ -258,3 +258,18 @@ async fn what_cannot_be_reached_says_why() {
     let said = ask(&[("url", &format!("{secure}/"))], &[grant(&secure, &["GET"], &["/"], LOOPBACK)]).await;
     refused(&said, "tls", "TlsProtocolError");
 }
+
+#[tokio::test]
+async fn a_request_that_is_only_held_has_no_long_texts() {
+    // Each of these would stay in the host for as long as the guest holds the request, and it can hold hundreds.
+    let long = "a".repeat(10_000);
+    let (authority, path) = (format!("http://{long}/"), format!("http://127.0.0.1/{long}"));
+    for (config, text) in [
+        ([("url", "http://127.0.0.1/"), ("method", long.as_str())], "method"),
+        ([("url", authority.as_str()), ("method", "GET")], "authority"),
+        ([("url", path.as_str()), ("method", "GET")], "path"),
+    ] {
+        let said = done(run_fixture("fetch-wasi", &config, vec![], Limits::default()).await);
+        assert_eq!(said, format!("error the host refused the {text}"));
+    }
+}

@@ -213,6 +213,8 @@ async fn a_compiler_that_fails_is_reported_and_leaves_nothing() {
         ),
         ("cat > /dev/null; echo 'not today' >&2; exit 3", "the compiler refused it: not today"),
         ("head -c 100000 /dev/zero >&2; exit 3", "the compiler refused it: "),
+        // As when the name of an export is repeated.
+        (r"cat > /dev/null; printf 'x\033[2J\r\302\233y' >&2; exit 3", r"refused it: x\u{1b}[2J\u{d}\u{9b}y"),
     ] {
         let (compiler, cache) = (Compiler::new(directory.path(), then), directory.path().join("cache"));
         let host = host_with(&cache, &compiler.program, [1; 32], Limits::default());

@@ -9,3 +9,4 @@ mod load;
 mod server;
 mod state;
 mod support;
+mod weight;

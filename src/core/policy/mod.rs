@@ -125,11 +125,13 @@ pub fn allowed_addresses(grant: &Grant, resolved: &[IpAddr]) -> Result<Vec<IpAdd
 /// is no header name at all.
 pub fn forbidden_request_header(name: &str) -> bool {
     /// The message's framing, its route and the connection: a guest that sets them speaks to someone else than was
-    /// checked, or smuggles a second request.
-    const OWN: [&str; 13] = [
+    /// checked, or smuggles a second request. So do those by which many servers take another method, path or host than
+    /// the request line's, which is what the grant was held against.
+    const OWN: [&str; 19] = [
         "connection",
         "content-length",
         "expect",
+        "forwarded",
         "host",
         "http2-settings",
         "keep-alive",
@@ -140,10 +142,20 @@ pub fn forbidden_request_header(name: &str) -> bool {
         "transfer-encoding",
         "upgrade",
         "via",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-url",
+        "x-rewrite-url",
     ];
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let lower = name.to_ascii_lowercase();
-    name.is_empty() || !name.bytes().all(token) || OWN.contains(&lower.as_str()) || lower.starts_with("proxy-")
+    // To what speaks CGI behind a server, `_` and `-` are the same.
+    let plain = name.to_ascii_lowercase().replace('_', "-");
+    let fronts = ["proxy-", "x-forwarded-"];
+    name.is_empty()
+        || !name.bytes().all(token)
+        || OWN.contains(&plain.as_str())
+        || fronts.iter().any(|front| plain.starts_with(front))
 }
 
 /// `text` with its control characters replaced, and cut where it is too long for a reason.
