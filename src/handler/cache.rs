@@ -59,7 +59,9 @@ impl Cache {
     /// The entry of `component`, if there is a good one. A bad one is removed. Reads all of it.
     pub(crate) fn find(&self, component: &[u8; 32]) -> Option<Entry> {
         let path = self.path(component);
-        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+        // To open a pipe must not wait for its other end.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -141,6 +143,9 @@ impl Cache {
     }
 
     fn verify(&self, file: &File, component: &[u8; 32]) -> Result<Stamp, Unfit> {
+        if !file.metadata()?.is_file() {
+            return Err(Unfit::Foreign);
+        }
         let stamp = Stamp::of(file)?;
         let length = stamp.size.checked_sub(TRAILER_BYTES as u64).ok_or(Unfit::Short)?;
         let mut found = [0; TRAILER_BYTES];

@@ -9,7 +9,7 @@ use picored_core::config::{Handler, Source};
 use picored_core::event::{RunEnd, StopReason};
 use tempfile::TempDir;
 
-use crate::support::{done, fixture, handler, host, host_in, host_with, run};
+use crate::support::{CEILING, done, fixture, handler, host, host_in, host_with, run};
 
 /// The error of loading a file of these bytes.
 async fn error_of(bytes: &[u8]) -> String {
@@ -161,6 +161,32 @@ async fn code_that_is_cut_altered_or_foreign_is_made_anew() {
     assert_eq!(compiler.calls(), before + 1, "another node's key is noticed");
     load(2).await;
     assert_eq!(compiler.calls(), before + 1, "and what was made with it is good");
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_no_code() {
+    let directory = TempDir::new().unwrap();
+    let (cache, elsewhere) = (directory.path().join("cache"), directory.path().join("elsewhere"));
+    let load = async || {
+        let host = host_in(&cache, Limits::default());
+        let loaded = tokio::time::timeout(CEILING, host.load(&handler(fixture("ok")))).await.expect("nobody waits");
+        assert_eq!(done(run(&loaded.unwrap()).await), "done");
+    };
+    load().await;
+    let entry = files(&cache).remove(0);
+    fs::rename(&entry, &elsewhere).unwrap();
+    let good = fs::read(&elsewhere).unwrap();
+
+    std::os::unix::fs::symlink(&elsewhere, &entry).unwrap();
+    load().await;
+    assert!(fs::symlink_metadata(&entry).unwrap().is_file());
+    assert_eq!(fs::read(&elsewhere).unwrap(), good, "what a link names is left alone");
+
+    fs::remove_file(&entry).unwrap();
+    // Nobody ever writes into it.
+    assert!(std::process::Command::new("mkfifo").arg(&entry).status().unwrap().success());
+    load().await;
+    assert!(fs::symlink_metadata(&entry).unwrap().is_file());
 }
 
 #[tokio::test]
