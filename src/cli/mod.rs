@@ -16,8 +16,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Name lookups may wait for a slow resolver on threads of their own; so many at a time.
-const BLOCKING_THREADS: usize = 16;
+/// Name lookups may wait for a slow resolver on threads of their own; so many at a time. A handler takes two of them at
+/// most, so the daemon's own always find one. A thread that is not needed is not there.
+const BLOCKING_THREADS: usize = 16 + 2 * picored_core::config::MAX_HANDLERS;
 
 /// Keeps a site's DNS in line with the servers that are up.
 #[derive(Parser)]

@@ -4,7 +4,8 @@
 //! -> TLS -> send -> read within limits. No redirect is followed, no name resolved twice, no connection shared. Called
 //! by `serve` (`http.fetch`) and `door` (`wasi:http`); the policy itself is [`picored_core::policy`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -17,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use picored_core::policy::{self, Grant, Host, Refusal, RefusalKind, Scheme, Target};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -99,6 +100,7 @@ pub(crate) struct Gate {
     grants: Arc<[Grant]>,
     limits: HttpLimits,
     tls: Arc<Tls>,
+    lookups: Arc<Semaphore>,
     deadline: Instant,
     sent: AtomicU32,
     received: AtomicUsize,
@@ -123,12 +125,20 @@ pub(crate) async fn send_apart(gate: &Arc<Gate>, turn: Turn, request: Request) -
 }
 
 impl Gate {
-    /// A gate for a run that ends at `deadline`.
-    pub(crate) fn new(grants: Arc<[Grant]>, limits: HttpLimits, tls: Arc<Tls>, deadline: Instant) -> Arc<Self> {
+    /// A gate for a run that ends at `deadline`. All runs of a handler share `lookups`, which bounds how many names are
+    /// resolved for it at a time.
+    pub(crate) fn new(
+        grants: Arc<[Grant]>,
+        limits: HttpLimits,
+        tls: Arc<Tls>,
+        lookups: Arc<Semaphore>,
+        deadline: Instant,
+    ) -> Arc<Self> {
         Arc::new(Self {
             grants,
             limits,
             tls,
+            lookups,
             deadline,
             sent: AtomicU32::new(0),
             received: AtomicUsize::new(0),
@@ -215,7 +225,8 @@ impl Gate {
             Host::Address(address) => return Ok(vec![*address]),
             Host::Name(name) => name,
         };
-        let lookup = tokio::net::lookup_host((name.as_str(), target.port()));
+        let asked = (name.clone(), target.port());
+        let lookup = blocking(&self.lookups, move || asked.to_socket_addrs());
         let found = timeout(self.limits.resolve, lookup).await;
         let found = found
             .map_err(|_| Kind::Timeout.because(format!("{name} was not resolved within {:?}", self.limits.resolve)))?;
@@ -301,6 +312,50 @@ impl Gate {
     }
 }
 
+/// Does `work` on a thread of its own, of which there are as many as `permits`. A thread that waits for a resolver cannot
+/// be called back: given up, it keeps its permit until it returns, so that a name whose servers do not answer never takes
+/// the threads by which the daemon and other handlers resolve theirs.
+async fn blocking<T: Send + 'static>(
+    permits: &Arc<Semaphore>,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let task = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        work()
+    });
+    task.await.map_err(io::Error::other)?
+}
+
 fn clip(name: &str) -> String {
     name.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handler::limits::Limits;
+
+    #[tokio::test]
+    async fn a_lookup_that_was_given_up_counts_until_it_returns() {
+        let permits = Arc::new(Semaphore::new(2));
+        let (answer, resolver) = std::sync::mpsc::channel::<()>();
+        let hanging = blocking(&permits, move || resolver.recv().map_err(io::Error::other));
+        assert!(timeout(std::time::Duration::from_millis(20), hanging).await.is_err());
+        assert_eq!(permits.available_permits(), 1);
+
+        assert_eq!(blocking(&permits, || Ok(7)).await.unwrap(), 7, "another one may go on beside it");
+        answer.send(()).unwrap();
+        let returned = timeout(std::time::Duration::from_secs(60), permits.acquire_many(2)).await;
+        drop(returned.expect("its permit comes back").unwrap());
+    }
+
+    #[tokio::test]
+    async fn names_wait_for_a_permit_and_addresses_need_none() {
+        let limits = HttpLimits { resolve: std::time::Duration::from_millis(20), ..Limits::default().http };
+        let gate = Gate::new(Arc::new([]), limits, Arc::default(), Arc::new(Semaphore::new(0)), Instant::now());
+        let resolve = async |url: &str| gate.resolve(&Target::canonical(url).unwrap()).await;
+        assert_eq!(resolve("http://localhost/").await.unwrap_err().kind, Kind::Timeout);
+        assert_eq!(resolve("http://127.0.0.1/").await.unwrap(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    }
 }

@@ -55,6 +55,9 @@ pub struct HttpLimits {
     pub response_body_bytes: usize,
     /// Bytes of all responses' bodies in a run. Default 8 MiB; `response_body_bytes` to 256 MiB.
     pub run_body_bytes: usize,
+    /// Names that are resolved at a time for one handler, in all of its runs; those that a run gave up stay among them
+    /// until the system's resolver does. Default 2, for which the runtime has threads; 1 to 2.
+    pub lookups: usize,
     /// Resolving a name. Default 5 s; 100 ms to 30 s.
     pub resolve: Duration,
     /// Connecting to one address, and TLS. Default 3 s each; 100 ms to 30 s.
@@ -87,6 +90,7 @@ impl Default for Limits {
                 response_header_bytes: 16 << 10,
                 response_body_bytes: 1 << 20,
                 run_body_bytes: 8 << 20,
+                lookups: 2,
                 resolve: Duration::from_secs(5),
                 connect: Duration::from_secs(3),
                 total: Duration::from_secs(15),

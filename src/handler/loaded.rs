@@ -11,6 +11,7 @@ use picored_core::config::Handler;
 use picored_core::event::{Event, RunEnd, StopReason};
 use picored_core::policy::Grant;
 use picored_core::snapshot::Snapshot;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Level;
 use wasmtime::component::Component;
@@ -60,6 +61,7 @@ pub struct Loaded {
     wasm: Wasm,
     config: Arc<BTreeMap<String, String>>,
     grants: Arc<[Grant]>,
+    lookups: Arc<Semaphore>,
     keyvalue: Kept,
     code: Mutex<Code>,
     description: Description,
@@ -97,8 +99,10 @@ impl Loaded {
         let description = describe(&host, handler, &pre).await?;
         drop((pre, mapped));
         trim(&host);
+        let lookups = Arc::new(Semaphore::new(host.limits.http.lookups));
         Ok(Arc::new(Self {
             host,
+            lookups,
             handler: handler.clone(),
             wasm,
             config: Arc::new(handler.config.clone()),
@@ -154,7 +158,13 @@ impl Loaded {
             snapshot: Some(snapshot),
             config: self.config.clone(),
             keyvalue: self.keyvalue.view(limits.keyvalue_bytes),
-            gate: Gate::new(self.grants.clone(), limits.http.clone(), self.host.tls.clone(), deadline),
+            gate: Gate::new(
+                self.grants.clone(),
+                limits.http.clone(),
+                self.host.tls.clone(),
+                self.lookups.clone(),
+                deadline,
+            ),
         };
         let mut store = new_store(&self.host.engine, limits, authority);
         let event = guest::Event {
@@ -323,7 +333,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
         snapshot: None,
         config: Arc::default(),
         keyvalue: Kept::default().view(limits.keyvalue_bytes),
-        gate: Gate::new(Arc::new([]), limits.http.clone(), host.tls.clone(), deadline),
+        gate: Gate::new(Arc::new([]), limits.http.clone(), host.tls.clone(), Arc::new(Semaphore::new(0)), deadline),
     };
     let mut store = new_store(&host.engine, limits, authority);
     let bounds = Bounds { wall: limits.describe, cpu: limits.cpu };
