@@ -7,7 +7,7 @@ use std::fs;
 use picored::handler::Limits;
 use tempfile::TempDir;
 
-use crate::support::{fixture, handler, host};
+use crate::support::{fixture, handler, host_in};
 
 const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 const MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -73,7 +73,8 @@ async fn refusal(component: &[u8]) -> String {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("given.wasm");
     fs::write(&path, component).unwrap();
-    match host(Limits::default()).load(&handler(path)).await {
+    // A cache of its own: what was compiled before there was a limit would be found in another.
+    match host_in(&directory.path().join("cache"), Limits::default()).load(&handler(path)).await {
         Ok(_) => panic!("{} bytes were taken", component.len()),
         Err(error) => error.to_string(),
     }
