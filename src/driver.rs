@@ -261,6 +261,8 @@ impl Driver {
                 let state = loading(&host, &slot).await.map_or_else(|error| error, |_| "ready".to_owned());
                 let _ = inputs.send(Input::HandlerState { handler: slot.config.name.clone(), state }).await;
             }
+            // The start is over: what only it needed can go, handlers or none.
+            crate::memory::release();
         });
     }
 

@@ -100,6 +100,10 @@ pub struct Membership {
     foca: Foca<Identity, PostcardCodec, StdRng, Broadcasts>,
     runtime: AccumulatingRuntime<Identity>,
     timers: TimerQueue<foca::Timer<Identity>>,
+    /// The next round of gossip, if foca keeps any. Where there is nothing to tell nobody wakes up for it, and the ones
+    /// that pass are left out.
+    round: Option<(Instant, foca::Timer<Identity>)>,
+    has_gossip: bool,
     news: mpsc::Receiver<Record>,
     sends: Vec<(Identity, Vec<u8>)>,
     changes: Changes,
@@ -118,6 +122,8 @@ impl Membership {
             foca: Foca::with_custom_broadcast(identity, config, rng, PostcardCodec, broadcasts),
             runtime: AccumulatingRuntime::new(),
             timers: TimerQueue::default(),
+            round: None,
+            has_gossip: false,
             news,
             sends: Vec::new(),
             changes: Changes::default(),
@@ -165,15 +171,38 @@ impl Membership {
                 self.timers.push(now + suspicion(&self.tempo, self.sized_for), timer);
                 continue;
             }
-            // A timer of a state that is over is an error to foca, and nothing to anybody.
-            let _ = self.foca.handle_timer(timer, &mut self.runtime);
-            self.collect(now);
+            self.fire(now, timer);
+        }
+        if let Some((_, timer)) = self.round.take_if(|(due, _)| self.has_gossip && *due <= now) {
+            self.fire(now, timer);
+        }
+    }
+
+    fn fire(&mut self, now: Instant, timer: foca::Timer<Identity>) {
+        // A timer of a state that is over is an error to foca, and nothing to anybody.
+        let _ = self.foca.handle_timer(timer, &mut self.runtime);
+        self.collect(now);
+    }
+
+    /// Sees whether there is something to tell. If that is new, the rounds go on as if they had never ceased: telling it
+    /// at once, and again and again, would tell it to those alone whom a newcomer happens to know first.
+    fn look_for_gossip(&mut self, now: Instant) {
+        let had = self.has_gossip;
+        self.has_gossip = self.foca.updates_backlog() > 0 || self.foca.custom_broadcast_backlog() > 0;
+        if let Some((due, _)) = &mut self.round
+            && self.has_gossip
+            && !had
+        {
+            let period = self.tempo.gossip_period;
+            let passed = now.since(*due).as_nanos().div_ceil(period.as_nanos());
+            *due = *due + period.saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX));
         }
     }
 
     /// When to come back.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next_at()
+        let round = self.round.as_ref().filter(|_| self.has_gossip).map(|(due, _)| *due);
+        [self.timers.next_at(), round].into_iter().flatten().min()
     }
 
     /// Asks `peer` to take this node in.
@@ -199,8 +228,9 @@ impl Membership {
     }
 
     /// Spreads this node's own record, or notes one that an exchange brought.
-    pub fn broadcast(&mut self, record: &Record) {
+    pub fn broadcast(&mut self, now: Instant, record: &Record) {
         let _ = self.foca.add_broadcast(&record.encode());
+        self.look_for_gossip(now);
     }
 
     /// Sends what waits to be spread to a few members at once, instead of with the next round.
@@ -232,7 +262,11 @@ impl Membership {
 
     fn collect(&mut self, now: Instant) {
         while let Some((after, timer)) = self.runtime.to_schedule() {
-            self.timers.push(now + after, timer);
+            match timer {
+                // The newest is the one that counts; an earlier one belongs to a state that is over.
+                foca::Timer::PeriodicGossip(_) => self.round = Some((now + after, timer)),
+                _ => self.timers.push(now + after, timer),
+            }
         }
         while let Some(notification) = self.runtime.to_notify() {
             self.changes.members = true;
@@ -256,6 +290,7 @@ impl Membership {
             // Refused only for settings that are not touched here.
             let _ = self.foca.set_config(config(&self.tempo, nodes, self.max_packet));
         }
+        self.look_for_gossip(now);
     }
 
     /// Foca tells a suspect that its time is over even where it has refuted in time; such a word makes a healthy member
@@ -371,6 +406,42 @@ mod tests {
             }
         }
         panic!("never declared down");
+    }
+
+    #[test]
+    fn a_round_of_gossip_waits_for_something_to_tell() {
+        let (mut a, mut b) = (node("a"), node("b"));
+        a.announce(at(0), identity("b", 1));
+        let mut now = at(0);
+        let mut pass = |a: &mut Membership, b: &mut Membership, until: Instant| {
+            let (mut wakes, mut gossip) = (0, 0);
+            loop {
+                for (_, mut data) in a.take_sends().iter().map(|(to, data)| (to, data.as_slice())) {
+                    b.handle_data(now, data).unwrap();
+                    let header = <PostcardCodec as Codec<Identity>>::decode_header(&mut PostcardCodec, &mut data);
+                    gossip += u32::from(header.unwrap().message == Message::Gossip);
+                }
+                for (_, data) in b.take_sends() {
+                    a.handle_data(now, &data).unwrap();
+                }
+                let next = [a.poll_timeout(), b.poll_timeout()].into_iter().flatten().min().unwrap().max(now);
+                if next > until {
+                    return (wakes, gossip);
+                }
+                now = next;
+                wakes += u32::from(a.poll_timeout().is_some_and(|due| due <= now));
+                a.handle_timeout(now);
+                b.handle_timeout(now);
+            }
+        };
+        pass(&mut a, &mut b, at(30_000));
+        assert_eq!(a.active().count(), 1);
+        // Told often enough: what is left is one probe a period, with its timers.
+        let (wakes, gossip) = pass(&mut a, &mut b, at(40_000));
+        assert!(wakes <= 30 && gossip == 0, "{wakes} {gossip}");
+        a.apply(at(40_000), vec![alive("c", 1)]);
+        let (_, gossip) = pass(&mut a, &mut b, at(40_000) + tempo(Profile::Lan).gossip_period);
+        assert!(gossip > 0, "news do not wait longer than a round");
     }
 
     #[test]

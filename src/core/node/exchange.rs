@@ -418,7 +418,7 @@ impl Node {
                 identity.name != own.name || (*identity == own && (standing.down || standing.suspect))
             }));
             if let Some(record) = record.filter(|record| record.node != own.name) {
-                self.membership.broadcast(&record);
+                self.membership.broadcast(now, &record);
                 self.dirty |= self.records.take(record);
             }
         }

@@ -302,7 +302,7 @@ impl Node {
         if size > MAX_RECORD {
             return Err(SettingsError::RecordTooLarge(size));
         }
-        node.membership.broadcast(&record);
+        node.membership.broadcast(now.at, &record);
         node.records.take(record);
         node.timers.push(now.at + LOOK, Tick::Look);
         node.timers.push(now.at + exchange::PERIOD, Tick::Exchange);
@@ -520,7 +520,7 @@ impl Node {
     fn change_own_record(&mut self, now: Instant) {
         let sequence = self.records.get(&self.settings.name).map_or(1, |record| record.sequence + 1);
         let record = self.own_record(sequence);
-        self.membership.broadcast(&record);
+        self.membership.broadcast(now, &record);
         self.records.take(record);
         self.membership.gossip(now);
         self.dirty = true;

@@ -1,0 +1,213 @@
+//! The memory of a node right after its handlers ran: three nodes, five handlers, one application whose checks go down
+//! and up again on the other nodes until the first node has run a hundred deliveries and twenty more, each of them a
+//! sample.
+//!
+//! The application's name is chosen so that the first node is the one to run all five handlers.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, ensure};
+use picored_core::name::{HandlerName, NodeName};
+use picored_core::plan;
+
+use crate::cluster::{CEILING, Cluster, local_addresses, name};
+use crate::process::{Mappings, mappings, sum};
+
+const NODES: usize = 3;
+const HANDLERS: [&str; 5] = ["dns", "echo", "fetch", "ok", "state"];
+const DELIVERIES: usize = 100;
+const SAMPLES: usize = 20;
+const ANONYMOUS_WANTED: u64 = 2 << 10;
+const RESIDENT_WANTED: u64 = 10 << 10;
+/// What is smaller is not listed, in KiB.
+const LISTED: u64 = 64;
+/// A while in which a node that has fallen quiet does nothing but gossip.
+const SETTLE: Duration = Duration::from_secs(1);
+/// No node's application is down.
+const NONE_DOWN: usize = usize::MAX;
+
+/// Measures and prints; whether it is within what is wanted.
+pub(crate) fn measure(picored: &Path) -> anyhow::Result<bool> {
+    let dns = Dns::start(picored)?;
+    let apps = Apps::start()?;
+    let app = app_of_first_node()?;
+    let mut cluster = Cluster::new(picored, &local_addresses::<NODES>()?, |node| config(node, &app, &apps, &dns))?;
+    for node in 0..NODES {
+        cluster.start(node)?;
+    }
+    cluster.wait_until_whole()?;
+    let pid = cluster.process(0)?.id();
+    let (mut ended, mut samples) = (0, Vec::new());
+    while samples.len() < SAMPLES {
+        // Down on the second node, up, down on the third, up.
+        for down in [1, NONE_DOWN, 2, NONE_DOWN] {
+            cluster.skip_lines();
+            apps.down.store(down, Ordering::Relaxed);
+            let kind = if down == NONE_DOWN { "app-up" } else { "app-down" };
+            let mut left = HANDLERS.len();
+            cluster.find("the ends of five handlers", |line| {
+                if line.node != 0 || !line.is_run("ended") || line.text("event") != kind {
+                    return None;
+                }
+                ended += 1;
+                left -= 1;
+                if ended > DELIVERIES {
+                    samples.push(mappings(pid));
+                }
+                match line.text("outcome") {
+                    "done" if left > 0 => None,
+                    "done" => Some(Ok(())),
+                    outcome => Some(Err(anyhow!("a run ended as {outcome}: {}", line.text("text")))),
+                }
+            })??;
+        }
+    }
+    let samples: Vec<Mappings> = samples.into_iter().take(SAMPLES).collect::<Result<_, _>>()?;
+    let anonymous = samples.iter().map(|sample| sum(sample).anonymous).max().unwrap_or_default();
+    let largest = samples.iter().max_by_key(|sample| sum(sample).resident).context("there are samples")?;
+    let resident = sum(largest).resident;
+    println!("KiB of a node of {NODES} with {} handlers, after {DELIVERIES} deliveries:\n", HANDLERS.len());
+    println!("{:<44}{:>9}{:>10}", "", "anonymous", "resident");
+    println!("{:<44}{anonymous:>9}{resident:>10}", format!("right after a run, the largest of {SAMPLES}"));
+    println!("{:<44}{ANONYMOUS_WANTED:>9}{RESIDENT_WANTED:>10}", "  wanted at most");
+    let idle = sum(&once_unmapped(pid)?);
+    println!("{:<44}{:>9}{:>10}", "once the handlers' code is unmapped", idle.anonymous, idle.resident);
+    println!("\nOf what the largest sample consists:\n");
+    let mut parts: Vec<_> = largest.iter().filter(|(_, memory)| memory.resident >= LISTED).collect();
+    parts.sort_by_key(|(_, memory)| std::cmp::Reverse(memory.resident));
+    for (what, memory) in parts {
+        println!("{what:<44.42}{:>9}{:>10}", memory.anonymous, memory.resident);
+    }
+    println!();
+    Ok(anonymous <= ANONYMOUS_WANTED && resident <= RESIDENT_WANTED)
+}
+
+/// The name of an application whose events the first node handles, whichever handler it is.
+fn app_of_first_node() -> anyhow::Result<String> {
+    let nodes = (0..NODES).map(|node| NodeName::new(&name(node))).collect::<Result<Vec<_>, _>>()?;
+    let handlers = HANDLERS.iter().map(|handler| HandlerName::new(handler)).collect::<Result<Vec<_>, _>>()?;
+    let first_runs =
+        |app: &String| handlers.iter().all(|handler| plan::runner(handler, app, nodes.iter()) == nodes.first());
+    (0..).map(|number| format!("www{number}")).find(first_runs).context("every number was tried")
+}
+
+/// The application and the handlers of a node.
+fn config(node: usize, app: &str, apps: &Apps, dns: &Dns) -> String {
+    let (site, api) = (apps.address, &dns.api);
+    let mut config = format!(
+        "[[app]]\nname = \"{app}\"\npublish = [\"192.0.2.{}\"]\ncheck = {{ http = \"http://{site}/{node}\" }}\n\
+         interval = \"100ms\"\nrise = 1\nfall = 1\n",
+        node + 1
+    );
+    for handler in HANDLERS {
+        let fixture = format!("file:{}/handlers-wasm/dist/fixtures/{handler}.wasm", env!("CARGO_MANIFEST_DIR"));
+        let (source, more) = match handler {
+            "dns" => (
+                "builtin:dns-powerdns".into(),
+                format!(
+                    "api = \"http://{api}\"\nzone = \"{ZONE}\"\nrecord = \"www.{ZONE}\"\napi_key = \"{API_KEY}\"\n{}",
+                    grant(api, "\"GET\", \"PATCH\"")
+                ),
+            ),
+            "fetch" => (fixture, format!("url = \"http://{site}/\"\n{}", grant(&site.to_string(), "\"GET\""))),
+            _ => (fixture, String::new()),
+        };
+        config += &format!(
+            "\n[[handler]]\nname = \"{handler}\"\nsource = \"{source}\"\non = [\"app-*\"]\n\n[handler.config]\n{more}"
+        );
+    }
+    config
+}
+
+fn grant(address: &str, methods: &str) -> String {
+    format!(
+        "\n[[handler.http]]\nallow = \"http://{address}\"\nmethods = [{methods}]\nallow_private = [\"127.0.0.1/32\"]\n"
+    )
+}
+
+/// What is mapped as soon as no handler's code is.
+fn once_unmapped(pid: u32) -> anyhow::Result<Mappings> {
+    let deadline = Instant::now() + CEILING;
+    loop {
+        if !mappings(pid)?.keys().any(|what| what.ends_with(".code")) {
+            // While that was read the process may still have been about to give back more.
+            std::thread::sleep(SETTLE);
+            return mappings(pid);
+        }
+        ensure!(Instant::now() < deadline, "the handlers' code is still mapped after {CEILING:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The application of all nodes: node N is checked at `/N`.
+struct Apps {
+    address: SocketAddr,
+    /// The node where it is down.
+    down: Arc<AtomicUsize>,
+}
+
+impl Apps {
+    /// Answers until the process ends.
+    fn start() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (address, down) = (listener.local_addr()?, Arc::new(AtomicUsize::new(NONE_DOWN)));
+        let seen = down.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut path = String::new();
+                let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                if let Some(first) = lines.next() {
+                    first.split(' ').nth(1).unwrap_or_default().clone_into(&mut path);
+                }
+                // All of the head is read, or closing would break the connection off.
+                lines.take_while(|line| !line.is_empty()).for_each(drop);
+                let is_down = path.trim_start_matches('/').parse() == Ok(seen.load(Ordering::Relaxed));
+                let status = if is_down { "503 Service Unavailable" } else { "200 OK" };
+                // Who asked may have gone.
+                let _ = write!(&stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        });
+        Ok(Self { address, down })
+    }
+}
+
+const ZONE: &str = "demo.example.";
+const API_KEY: &str = "bench";
+
+/// The demo's DNS server, for its API.
+struct Dns {
+    child: Child,
+    api: String,
+}
+
+impl Dns {
+    fn start(picored: &Path) -> anyhow::Result<Self> {
+        let local = "127.0.0.1:0";
+        let mut command = Command::new(picored);
+        command.args(["demo", "dns", "--listen", local, "--api", local, "--api-key", API_KEY, "--zone", ZONE]);
+        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("{command:?}"))?;
+        let mut lines = BufReader::new(child.stdout.take().context("a pipe was asked for")?).lines();
+        let mut dns = Self { child, api: String::new() };
+        let said = lines.next().context("the DNS server ended")??;
+        said.rsplit_once("http://")
+            .context("the DNS server did not tell its API's address")?
+            .1
+            .clone_into(&mut dns.api);
+        // It goes on telling what the zone holds, and would end if nobody listened.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(dns)
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
