@@ -80,6 +80,7 @@ async fn a_clock_that_was_set_back_and_a_quick_restart_do_no_harm() {
     fs::create_dir(&setup.state_dir).unwrap();
     fs::write(setup.state_dir.join("generation"), format!("{tomorrow}\n")).unwrap();
 
+    first.joined().await;
     let second = site.start(&setup);
     first.sees(&["n1", "n2"]).await;
     let mut generation = second.generation().await;

@@ -104,12 +104,14 @@ async fn a_handler_that_hangs_holds_up_itself_alone() {
     let setup = site.setup("n1", "127.0.0.1:0").app(&website, "192.0.2.1", APP);
     let setup = setup.handler("a-stuck", &fixture("sleep"), &stuck).handler("told", &fixture("ok"), APP_EVENTS);
     let node = site.start(&setup);
+    node.joined().await;
+    node.logs("that it is up", 1, |line| is(line, "picored::health", "checked") && line["state"] == "up").await;
     for round in 1..=4 {
+        switch.store(round % 2 == 0, Ordering::SeqCst);
         node.logs("the end of a run", round, |line| has_ended(line, "told")).await;
         // The first one runs, and all that came after is one that waits.
         let pending = round.min(2);
         node.shows_handler("a-stuck", "waiting", |shown| shown.pending == pending).await;
-        switch.store(round % 2 == 0, Ordering::SeqCst);
     }
     let outcomes = node.logged(|line| has_ended(line, "a-stuck"));
     assert!(outcomes.iter().all(|line| line["outcome"] == "superseded"), "{outcomes:?}");

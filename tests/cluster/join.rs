@@ -2,13 +2,9 @@
 
 use serde_json::Value;
 
-use crate::node::{Line, Node, is};
+use crate::node::Node;
 use crate::site::Site;
 use crate::website::{Answer, Website};
-
-fn has_joined(line: &Line) -> bool {
-    is(line, "picored::node", "joined")
-}
 
 async fn join_three(ips: [&str; 3]) {
     let site = Site::new();
@@ -25,7 +21,7 @@ async fn join_three(ips: [&str; 3]) {
         }
     }
     for node in others {
-        assert_eq!(node.logs("that it joined", 1, has_joined).await.len(), 1);
+        node.joined().await;
     }
 }
 
@@ -45,7 +41,7 @@ async fn a_seed_may_be_a_name() {
     let first = site.start(&site.setup("n1", "127.0.0.1:0"));
     let seed = format!("localhost:{}", first.address().await.port());
     let second = site.start(&site.setup("n2", "127.0.0.1:0").seed(seed));
-    for node in [first, second] {
+    for node in [&first, &second] {
         node.sees(&["n1", "n2"]).await;
     }
 }
@@ -60,7 +56,7 @@ async fn without_a_key_loopback_is_enough() {
     };
     let first = site.start(&without_key("n1"));
     let second = site.start(&without_key("n2").seed(first.address().await));
-    for node in [first, second] {
+    for node in [&first, &second] {
         node.sees(&["n1", "n2"]).await;
     }
 }
@@ -82,8 +78,7 @@ async fn who_has_joined_knows_what_runs_where() {
     }
 
     let late = site.start(&site.setup("n3", "127.0.0.1:0").seed(seed));
-    let joined = late.logs("that it joined", 1, has_joined).await;
-    assert_eq!(joined[0]["members"], 3);
+    assert_eq!(late.joined().await["members"], 3);
     let status = late.status().await;
     assert_eq!(status.state, "joined");
     let known: Vec<_> = status

@@ -112,6 +112,11 @@ impl<'s> Node<'s> {
         self.logged(is)
     }
 
+    /// Waits until it has found its cluster.
+    pub(crate) async fn joined(&self) -> Line {
+        self.logs("that it joined", 1, |line| is(line, "picored::node", "joined")).await.remove(0)
+    }
+
     /// Waits for the event of this kind about this member.
     pub(crate) async fn notices(&self, kind: &str, member: &str) {
         self.logs(&format!("{kind} of {member}"), 1, |line| is_event(line, kind, member)).await;
