@@ -54,8 +54,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Writes the configs of as many nodes as there are addresses, each the seed of the others, with what `more` adds for
-    /// a node: its apps and handlers. Starts nothing.
+    /// Writes the configs of as many nodes as there are addresses, each a seed of the others, with what `more` adds to
+    /// one: its apps and handlers. Starts nothing.
     pub(crate) fn new(
         picored: &Path,
         addresses: &[SocketAddr],

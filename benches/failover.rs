@@ -1,8 +1,8 @@
 //! How long the others take to notice a killed node and to start a handler: three nodes on the defaults of the `lan`
 //! profile, one at a time killed by SIGKILL at a random moment, and brought back.
 //!
-//! `cargo bench --bench failover` prints each round, the median and the largest; it fails above 6 s in the median or 10 s
-//! in any round. `-- --rounds 5` is quicker, `-- --picored FILE` measures another binary.
+//! `cargo bench --bench failover` prints each round, the median and the largest. It fails above 6 s in the median
+//! or 10 s in any round. `-- --rounds 5` is quicker, `-- --picored FILE` measures another binary.
 
 mod cluster;
 

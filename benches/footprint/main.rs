@@ -1,7 +1,7 @@
 //! What a node costs: memory with five handlers that have just run, and processor time and traffic with nothing to do.
 //!
-//! `cargo bench --bench footprint -- memory` and `-- idle`; without a word, both. Each prints what it found beside what is
-//! wanted, and fails above it. `--picored FILE` measures another binary than the one that Cargo has just built.
+//! `cargo bench --bench footprint -- memory` and `-- idle`; without a word, both. Each prints what it found beside what
+//! is wanted, and fails above it. `--picored FILE` measures another binary than the one that Cargo has just built.
 
 #[path = "../cluster.rs"]
 mod cluster;
