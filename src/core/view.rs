@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::event::{Event, EventKind};
-use crate::name::{AppName, NodeName};
+use crate::name::{AppName, HandlerName, NodeName};
 use crate::record::{AppState, Record};
 use crate::snapshot::{Endpoint, MemberInfo, MemberState};
 use crate::time::Wall;
@@ -39,6 +39,21 @@ pub struct Member {
     pub state: MemberState,
     /// Its applications.
     pub apps: BTreeMap<AppName, MemberApp>,
+    /// The handlers that it can run now; `None` before it has said anything of itself.
+    pub handlers: Option<Vec<HandlerName>>,
+}
+
+impl Member {
+    /// Whether it is there and says that it can run `handler`.
+    pub fn can_run(&self, handler: &HandlerName) -> bool {
+        self.state.is_active() && self.handlers.as_ref().is_some_and(|handlers| handlers.contains(handler))
+    }
+
+    /// Whether nothing is missing here: it is gone, or has said how its applications stand, now or in an earlier life.
+    fn is_known(&self) -> bool {
+        let all_known = self.apps.values().all(|app| app.up || app.state != AppState::Unknown);
+        !self.state.is_active() || (self.handlers.is_some() && all_known)
+    }
 }
 
 /// An application on a member.
@@ -65,6 +80,12 @@ impl View {
     /// All members, by name.
     pub fn members(&self) -> &BTreeMap<NodeName, Member> {
         &self.members
+    }
+
+    /// Whether it is known of every application of every active member whether it is up. Where that is not so, the
+    /// endpoints lack some that others, who have been there for longer, hold to be up.
+    pub fn is_complete(&self) -> bool {
+        self.members.values().all(Member::is_known)
     }
 
     /// The members as handlers see them.
@@ -114,8 +135,9 @@ impl View {
             }
             events.extend(member_event.clone());
             events.extend(app_events(wall, before, &apps, &fact, member_event.as_ref()));
-            let Fact { address, generation, state, .. } = fact;
-            members.insert(fact.name.clone(), Member { address, generation, state, apps });
+            let Fact { address, generation, state, record, .. } = fact;
+            let handlers = record.map(|record| record.handlers.clone());
+            members.insert(fact.name.clone(), Member { address, generation, state, apps, handlers });
         }
         self.members = members;
         events

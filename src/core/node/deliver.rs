@@ -23,6 +23,9 @@ use crate::status::LastRun;
 use crate::time::{Instant, Now};
 use crate::view::Fact;
 
+/// An application whose checks never agree stays unknown for ever; nothing else waits for it longer than this.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(30);
+
 impl Node {
     /// Whether deliveries may start: not before this node has found its cluster, nor once it leaves it.
     pub(super) fn may_run(&self) -> bool {
@@ -56,11 +59,28 @@ impl Node {
         self.update_plan();
         // What a newcomer sees for the first time is no news to the cluster.
         if self.may_run() {
+            self.settle_in(now.at);
             for event in events {
                 self.notice(Notice::Event(event.clone()));
                 self.offer(now.at, &event);
             }
             self.take_over(now);
+        }
+    }
+
+    /// Whether this node may be the one that runs a scope.
+    pub(super) fn is_ready(&self) -> bool {
+        self.settled && self.may_run()
+    }
+
+    /// A node that has just started does not know whether its own applications are up, nor whether those of another that
+    /// has just started are. Those that were there before do; they run the scopes until this one knows as well, and says
+    /// so in its record. Else its first run would take healthy addresses out.
+    fn settle_in(&mut self, now: Instant) {
+        let waited_enough = self.exchange.joined_at().is_some_and(|joined| now.since(joined) >= SETTLE_AT_MOST);
+        if !self.settled && (self.view.is_complete() || waited_enough) {
+            self.settled = true;
+            self.change_own_record(now);
         }
     }
 
@@ -114,9 +134,12 @@ impl Node {
     }
 
     fn runs(&self, key: &ScopeKey) -> bool {
-        let active = self.view.members().iter().filter(|(_, member)| member.state.is_active());
-        let eligible = active.map(|(name, _)| name);
-        plan::runner(&key.handler, key.scope(), eligible) == Some(&self.settings.name)
+        let own = &self.settings.name;
+        let eligible = self.view.members().iter().filter(|(name, member)| {
+            // Of itself this node knows sooner than its view.
+            if *name == own { self.is_ready() } else { member.can_run(&key.handler) }
+        });
+        plan::runner(&key.handler, key.scope(), eligible.map(|(name, _)| name)) == Some(own)
     }
 
     /// Who takes a scope over does not know what became of its deliveries: it looks once, unless it has something to do

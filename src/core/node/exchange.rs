@@ -78,7 +78,7 @@ struct Contest {
 #[derive(Debug)]
 pub(super) struct State {
     started: Instant,
-    joined: bool,
+    joined_at: Option<Instant>,
     /// Seeds that are given as addresses and are not this node.
     seed_addresses: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
@@ -100,7 +100,7 @@ impl State {
         Self {
             started: now,
             // Without anybody to look for, this node is its cluster.
-            joined: seed_addresses.is_empty() && !by_name,
+            joined_at: Some(now).filter(|_| seed_addresses.is_empty() && !by_name),
             seed_addresses,
             resolved: None,
             greetings: HashMap::new(),
@@ -111,7 +111,11 @@ impl State {
     }
 
     pub(super) fn is_joined(&self) -> bool {
-        self.joined
+        self.joined_at.is_some()
+    }
+
+    pub(super) fn joined_at(&self) -> Option<Instant> {
+        self.joined_at
     }
 
     pub(super) fn has_greeted(&self, nonce: u64) -> bool {
@@ -366,7 +370,7 @@ impl Node {
         let all_seeds = names == 0 && matched.len() >= self.exchange.seed_addresses.len();
         let patience_over = now.since(self.exchange.started) >= PATIENCE;
         if !matched.is_empty() && (by_member || all_seeds || patience_over) {
-            self.exchange.joined = true;
+            self.exchange.joined_at = Some(now);
             self.exchange.peers.clear();
             self.dirty = true;
             self.notice(Notice::Joined { members: self.membership.active().count() + 1 });

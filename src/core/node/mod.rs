@@ -74,8 +74,8 @@ pub struct Settings {
 pub enum SettingsError {
     /// What the node would say of itself does not fit into a datagram.
     #[error(
-        "the applications of this node take {0} bytes on the wire, {MAX_RECORD} are possible: use shorter names, fewer \
-         applications or fewer publish addresses"
+        "the applications and handlers of this node take {0} bytes on the wire, {MAX_RECORD} are possible: use shorter \
+         names, fewer of them or fewer publish addresses"
     )]
     RecordTooLarge(usize),
 }
@@ -251,6 +251,8 @@ pub struct Node {
     plan: Plan,
     ledger: Ledger,
     books: BTreeMap<HandlerName, HandlerBook>,
+    /// Whether this node knows enough to run handlers; once it does it stays so.
+    settled: bool,
     /// The scopes that this node runs.
     own_scopes: std::collections::BTreeSet<ScopeKey>,
     held: std::collections::BTreeSet<AppName>,
@@ -284,6 +286,7 @@ impl Node {
             plan: Plan::default(),
             ledger: Ledger::default(),
             books: settings.handlers.iter().map(|h| (h.name.clone(), HandlerBook::default())).collect(),
+            settled: false,
             own_scopes: Default::default(),
             held: Default::default(),
             next_local_event: 0,
@@ -298,7 +301,7 @@ impl Node {
             settings,
         };
         let record = node.own_record(1);
-        let size = record.encode().len();
+        let size = Record { handlers: node.handler_names(), ..record.clone() }.encode().len();
         if size > MAX_RECORD {
             return Err(SettingsError::RecordTooLarge(size));
         }
@@ -545,7 +548,12 @@ impl Node {
             sequence,
             leaving: self.leaving.as_ref().map(|_| self.membership.identity().generation),
             apps: apps.collect(),
+            handlers: if self.is_ready() { self.handler_names() } else { Vec::new() },
         }
+    }
+
+    fn handler_names(&self) -> Vec<HandlerName> {
+        self.settings.handlers.iter().map(|handler| handler.name.clone()).collect()
     }
 
     fn jittered(&mut self, period: Duration) -> Duration {

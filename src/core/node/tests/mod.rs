@@ -1,6 +1,7 @@
 //! Whole nodes against each other on a virtual network.
 
 mod net;
+mod trouble;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,0 +1,121 @@
+//! Restarts, joins and losses at the worst moments: what is healthy stays published, and in the end the record is right.
+//!
+//! [`Net::record`] stands for the DNS record: the last run that worked has written what it saw when it began.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::super::Notice;
+use super::net::{Net, What, address, node_name, seeds, wanted, www};
+use crate::config::Seed;
+use crate::event::{EventKind, RunEnd};
+
+/// No run may have left out an application that was up all the time.
+fn assert_nothing_taken_out(net: &Net, healthy: std::ops::Range<usize>) {
+    for (at_ms, node, run) in net.runs() {
+        for slot in healthy.clone() {
+            let name = node_name(slot).to_string();
+            let event = &run.delivery.event.id;
+            assert!(wanted(run).contains(&name), "at {at_ms} ms {} left {name} out for {event}", node_name(node));
+        }
+    }
+}
+
+fn restart(net: &mut Net, slot: usize, down_ms: u64) {
+    net.kill(slot);
+    net.run(down_ms);
+    net.start(slot);
+}
+
+#[test]
+fn a_quick_restart_of_any_node_takes_nothing_out() {
+    for seed in seeds(3) {
+        for (count, slot) in [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)] {
+            let mut net = Net::settled(seed, count);
+            let down_ms = net.rng.random_range(50..1500);
+            restart(&mut net, slot, down_ms);
+            net.run(20_000);
+            assert_nothing_taken_out(&net, 0..count);
+            assert_eq!(net.record, net.healthy());
+            assert_eq!(net.events(EventKind::MemberDown), []);
+        }
+    }
+}
+
+#[test]
+fn restarts_one_after_the_other_take_nothing_out() {
+    for seed in seeds(5) {
+        let mut net = Net::settled(seed, 5);
+        for slot in 0..5 {
+            let down_ms = net.rng.random_range(50..1000);
+            restart(&mut net, slot, down_ms);
+            let pause = net.rng.random_range(50..4000);
+            net.run(pause);
+        }
+        net.run(20_000);
+        assert_nothing_taken_out(&net, 0..5);
+        assert_eq!(net.record, net.healthy());
+        assert_eq!(net.events(EventKind::MemberDown), []);
+    }
+}
+
+#[test]
+fn a_restart_of_all_at_once_takes_nothing_out() {
+    for seed in seeds(5) {
+        let mut net = Net::settled(seed, 3);
+        (0..3).for_each(|slot| net.kill(slot));
+        net.run(300);
+        (0..3).for_each(|slot| net.start(slot));
+        net.run(30_000);
+        assert_nothing_taken_out(&net, 0..3);
+        assert_eq!(net.record, net.healthy());
+    }
+}
+
+#[test]
+fn a_newcomer_takes_nothing_out_while_others_restart() {
+    for seed in seeds(10) {
+        let mut net = Net::settled(seed, 3);
+        let (slot, down_ms) = (net.rng.random_range(0..3), net.rng.random_range(50..1000));
+        restart(&mut net, slot, down_ms);
+        let pause = net.rng.random_range(50..2000);
+        net.run(pause);
+        (3..5).for_each(|slot| net.start(slot));
+        net.run(20_000);
+        assert_nothing_taken_out(&net, 0..3);
+    }
+}
+
+#[test]
+fn a_scope_is_run_by_a_node_that_has_its_handler() {
+    for seed in seeds(2) {
+        for with_handler in 0..3 {
+            let mut net = Net::new(seed);
+            for slot in 0..3 {
+                let mut settings = net.settings(slot);
+                if slot != with_handler {
+                    settings.handlers.clear();
+                }
+                net.start_as(slot, settings);
+            }
+            net.run_until("all are up", 30_000, |net| net.all_see_up(3));
+            net.run_until("published", 5000, |net| net.record == net.healthy());
+            net.kill((with_handler + 1) % 3);
+            net.run_until("published again", 12_000, |net| net.record == net.healthy());
+        }
+    }
+}
+
+#[test]
+fn an_application_whose_checks_never_agree_does_not_hold_up_the_rest() {
+    let mut net = Net::settled(1, 2);
+    net.flapping.insert(0);
+    restart(&mut net, 0, 300);
+    net.run(40_000);
+    net.trace.clear();
+    net.flapping.clear();
+    net.set_app(0, true);
+    net.set_app(1, false);
+    net.run_until("told of the other's application", 20_000, |net| !net.runs().is_empty());
+}
