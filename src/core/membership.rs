@@ -239,12 +239,6 @@ impl Membership {
         self.collect(now);
     }
 
-    /// Tells the cluster that this node goes. Nothing else can be done with it afterwards.
-    pub fn leave(&mut self, now: Instant) {
-        let _ = self.foca.leave_cluster(&mut self.runtime);
-        self.collect(now);
-    }
-
     /// The packets to send, oldest first.
     pub fn take_sends(&mut self) -> Vec<(Identity, Vec<u8>)> {
         std::mem::take(&mut self.sends)

@@ -142,8 +142,9 @@ impl Node {
         plan::runner(&key.handler, key.scope(), eligible.map(|(name, _)| name)) == Some(own)
     }
 
-    /// Who takes a scope over does not know what became of its deliveries: it looks once, unless it has something to do
-    /// there anyway.
+    /// Who takes a scope over does not know what became of its deliveries: it looks at once, unless something waits there
+    /// anyway. A run of its predecessor may still go on, and what that read before may be written last: so it looks once
+    /// more when no such run can live any longer.
     fn take_over(&mut self, now: Now) {
         let handlers = self.settings.handlers.iter();
         let keys: BTreeSet<_> = handlers
@@ -156,17 +157,27 @@ impl Node {
         let new: Vec<_> = keys.difference(&self.own_scopes).cloned().collect();
         self.own_scopes = keys;
         for key in new {
-            if let Some(index) = self.settings.handlers.iter().position(|handler| handler.name == key.handler) {
-                self.reconcile_scope(now, index, &key);
+            self.reconcile_scope(now, &key);
+            if let Some(handler) = self.handler(&key) {
+                self.timers.push(now.at + handler.timeout, Tick::LookAgain(key));
             }
         }
     }
 
-    fn reconcile_scope(&mut self, now: Now, index: usize, key: &ScopeKey) {
-        let handler = &self.settings.handlers[index];
-        if !handler.on.contains(&EventKind::Reconcile) || !self.ledger.is_idle(key) {
-            return;
+    pub(super) fn on_look_again(&mut self, now: Now, key: &ScopeKey) {
+        if self.may_run() && self.own_scopes.contains(key) {
+            self.reconcile_scope(now, key);
         }
+    }
+
+    fn handler(&self, key: &ScopeKey) -> Option<&Handler> {
+        self.settings.handlers.iter().find(|handler| handler.name == key.handler)
+    }
+
+    fn reconcile_scope(&mut self, now: Now, key: &ScopeKey) {
+        let Some(handler) = self.handler(key).filter(|handler| handler.on.contains(&EventKind::Reconcile)) else {
+            return;
+        };
         // An application that was never up has nothing to put in order; a handler's own line only if it sees none.
         let wanted = match &key.app {
             Some(app) => self.plan.wanted(app).is_some(),
@@ -192,7 +203,7 @@ impl Node {
             let name = &self.settings.handlers[index].name;
             let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.handler == *name).cloned().collect();
             for key in keys {
-                self.reconcile_scope(now, index, &key);
+                self.reconcile_scope(now, &key);
             }
         }
     }
@@ -207,10 +218,7 @@ impl Node {
                 self.end(delivery, Outcome::HandedOver, None, Duration::ZERO);
                 continue;
             }
-            let Some(handler) = self.settings.handlers.iter().find(|handler| handler.name == delivery.key.handler)
-            else {
-                continue;
-            };
+            let Some(handler) = self.handler(&delivery.key) else { continue };
             let snapshot = Arc::new(self.snapshot(handler));
             let queued = now.at.since(delivery.since);
             self.outputs.push_back(Output::Invoke(Box::new(Invocation { delivery, snapshot, queued })));

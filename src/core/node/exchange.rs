@@ -17,7 +17,7 @@ use crate::config::Seed;
 use crate::envelope::{self, MAX_DATAGRAM};
 use crate::identity::Identity;
 use crate::membership::own_standing;
-use crate::message::{Digest, DigestLine, Entry, Message, Standing, encoded_len};
+use crate::message::{Digest, DigestLine, Entry, Message, encoded_len};
 use crate::name::NodeName;
 use crate::time::Instant;
 
@@ -380,8 +380,7 @@ impl Node {
     fn entry(&self, name: &NodeName, standing: bool, record: bool) -> Entry {
         let member = if *name == self.settings.name {
             let own = self.membership.identity();
-            let standing = Standing { down: self.leaving.is_some(), ..own_standing(own) };
-            Some((own.clone(), standing))
+            Some((own.clone(), own_standing(own)))
         } else {
             let found = self.membership.members().find(|(identity, _)| identity.name == *name);
             found.map(|(identity, standing)| (identity.clone(), standing))

@@ -228,6 +228,7 @@ enum Tick {
     Look,
     Exchange,
     Reconcile(usize),
+    LookAgain(ScopeKey),
     SpreadLeave,
 }
 
@@ -357,6 +358,7 @@ impl Node {
                 }
                 Tick::Exchange => self.exchange_with_somebody(now.at),
                 Tick::Reconcile(index) => self.on_reconcile(now, index),
+                Tick::LookAgain(key) => self.on_look_again(now, &key),
                 Tick::SpreadLeave => self.spread_leave(now.at),
             }
         }
@@ -388,6 +390,10 @@ impl Node {
             self.outputs.push_back(Output::RaiseGeneration(generation));
             self.notice(Notice::Rejoined { generation });
             self.exchange.contact_soon(now.at);
+            if self.leaving.is_some() {
+                // Who leaves says which life of it does.
+                self.change_own_record(now.at);
+            }
         }
         for identity in changes.returned {
             self.ask_about(&identity);
@@ -476,7 +482,7 @@ impl Node {
         self.count("accepted");
         match message {
             Message::Gossip(data) => {
-                if self.leaving.is_none() && self.membership.handle_data(now.at, &data).is_err() {
+                if self.membership.handle_data(now.at, &data).is_err() {
                     self.refuse(now.at, from, Refusal::Malformed);
                 }
             }

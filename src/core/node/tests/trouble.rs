@@ -119,3 +119,44 @@ fn an_application_whose_checks_never_agree_does_not_hold_up_the_rest() {
     net.set_app(1, false);
     net.run_until("told of the other's application", 20_000, |net| !net.runs().is_empty());
 }
+
+#[test]
+fn a_leave_is_never_told_as_a_failure() {
+    for seed in seeds(12) {
+        let mut net = Net::settled(seed, 10);
+        net.loss = 0.3;
+        net.leave(9);
+        net.leave(8);
+        net.run(20_000);
+        assert_eq!(net.events(EventKind::MemberDown), []);
+    }
+}
+
+#[test]
+fn who_leaves_while_it_joins_is_gone_at_once() {
+    for seed in seeds(5) {
+        let mut net = Net::settled(seed, 3);
+        net.start(3);
+        net.run(seed);
+        net.leave(3);
+        net.run_until("it may end", 3500, |net| net.has_left(3));
+        net.run(20_000);
+        assert_eq!(net.events(EventKind::MemberDown), []);
+        assert_nothing_taken_out(&net, 0..3);
+    }
+}
+
+#[test]
+fn what_a_predecessor_writes_last_does_not_stay() {
+    for seed in seeds(8) {
+        let mut net = Net::settled(seed, 3);
+        // Runs take long, and the scope moves to newcomers while they go on.
+        net.run_takes = Duration::from_secs(8);
+        net.set_app(0, false);
+        net.run_until("a run has begun", 20_000, |net| !net.runs().is_empty());
+        net.run_takes = Duration::from_millis(20);
+        (3..7).for_each(|slot| net.start(slot));
+        net.run(30_000);
+        assert_eq!(net.record, net.healthy());
+    }
+}
