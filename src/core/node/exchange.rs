@@ -35,15 +35,21 @@ const MISSING_AT_ONCE: usize = 3;
 const ADDRESSES_OF_A_NAME: usize = 8;
 /// A greeting that was not answered by then never will be.
 const FORGET_GREETING: Duration = Duration::from_secs(10);
-/// When every peer that answers looks for the cluster itself, this one waits so long for one that has it.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// When every peer that answers looks for the cluster itself, this one waits so long for one that has it: datagrams get
+/// lost, and who goes on without the rest of its cluster publishes a part of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A node without seeds is its own cluster if nobody has spoken to it by then. Members that knew an earlier life of it
+/// would: each probes it every few seconds.
+const LISTEN: Duration = Duration::from_secs(3);
 /// So often the holder of a contested name is asked before it is taken for dead.
 const ASK_HOLDER: u32 = 3;
 
 /// What is known of a peer's view while this node joins.
 #[derive(Debug, Default)]
 struct Peer {
-    joined: bool,
+    address: Option<SocketAddr>,
+    /// When it last said that it has found the cluster.
+    joined: Option<Instant>,
     /// The ranges of names in which it holds nothing that this node lacks.
     matched: Vec<Range>,
 }
@@ -79,6 +85,7 @@ struct Contest {
 pub(super) struct State {
     started: Instant,
     joined_at: Option<Instant>,
+    is_seedless: bool,
     /// Seeds that are given as addresses and are not this node.
     seed_addresses: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
@@ -99,8 +106,8 @@ impl State {
         let by_name = settings.seeds.iter().any(|seed| matches!(seed, Seed::Name(..)));
         Self {
             started: now,
-            // Without anybody to look for, this node is its cluster.
-            joined_at: Some(now).filter(|_| seed_addresses.is_empty() && !by_name),
+            joined_at: None,
+            is_seedless: seed_addresses.is_empty() && !by_name,
             seed_addresses,
             resolved: None,
             greetings: HashMap::new(),
@@ -350,26 +357,35 @@ impl Node {
         self.note_leave_known(sender, &theirs);
         if digest.reply {
             self.send_digest(from, digest.from.clone(), digest.to.clone(), false);
-        } else if !self.is_joined() && !behind {
+        } else if !self.is_joined() {
             let peer = self.exchange.peers.entry(sender.clone()).or_default();
-            peer.joined = digest.joined;
-            peer.matched.push((digest.from.clone(), digest.to.clone()));
-            self.consider_joined(now);
+            peer.joined = digest.joined.then_some(now);
+            peer.address = Some(from);
+            if !behind {
+                peer.matched.push((digest.from.clone(), digest.to.clone()));
+                self.consider_joined(now);
+            }
         }
     }
 
     /// Joined is who holds all that a member holds; where nobody is a member yet, all that every seed holds, or after a
-    /// while what those hold that answer.
+    /// while what those hold that answer. Who has no seeds is joined when nobody speaks to it.
     fn consider_joined(&mut self, now: Instant) {
         if self.is_joined() {
             return;
         }
         let matched: Vec<_> = self.exchange.peers.values().filter(|peer| cover_everything(&peer.matched)).collect();
-        let by_member = matched.iter().any(|peer| peer.joined);
+        let by_member = matched.iter().any(|peer| peer.joined.is_some());
+        let is_recent = |since: Instant| now.since(since) < PATIENCE;
+        let member_heard = self.exchange.peers.values().any(|peer| peer.joined.is_some_and(is_recent));
         let names = self.settings.seeds.iter().filter(|seed| matches!(seed, Seed::Name(..))).count();
-        let all_seeds = names == 0 && matched.len() >= self.exchange.seed_addresses.len();
-        let patience_over = now.since(self.exchange.started) >= PATIENCE;
-        if !matched.is_empty() && (by_member || all_seeds || patience_over) {
+        let matches = |seed: &SocketAddr| matched.iter().any(|peer| peer.address == Some(*seed));
+        let all_seeds = names == 0 && self.exchange.seed_addresses.iter().all(matches);
+        let patience_over = !member_heard && !is_recent(self.exchange.started);
+        let found = !matched.is_empty() && (by_member || (all_seeds && !member_heard) || patience_over);
+        let unheard = self.exchange.peers.is_empty() && self.membership.active().next().is_none();
+        let is_alone = self.exchange.is_seedless && unheard && now.since(self.exchange.started) >= LISTEN;
+        if found || is_alone {
             self.exchange.joined_at = Some(now);
             self.exchange.peers.clear();
             self.dirty = true;

@@ -470,8 +470,13 @@ impl Node {
                 None
             }
         };
+        let is_confirmed = kept.is_some();
         for (from, payload) in kept.into_iter().flatten() {
             self.on_payload(now, from, sender, &payload);
+        }
+        if is_confirmed && !self.is_joined() {
+            // It may have spoken to an earlier life of this node: a member to join by, whoever the seeds are.
+            self.greet(now.at, vec![from]);
         }
     }
 

@@ -160,3 +160,45 @@ fn what_a_predecessor_writes_last_does_not_stay() {
         assert_eq!(net.record, net.healthy());
     }
 }
+
+#[test]
+fn nobody_goes_on_with_a_part_of_its_cluster() {
+    for seed in seeds(40) {
+        let mut net = Net::settled(seed, 5);
+        net.loss = 0.3;
+        (1..5).for_each(|slot| net.kill(slot));
+        net.run(300);
+        (1..5).for_each(|slot| net.start(slot));
+        net.run(8000);
+        let down: Vec<_> = net.events(EventKind::MemberDown).into_iter().map(|(_, member)| member).collect();
+        let healthy: Vec<_> = net.healthy().into_iter().filter(|name| !down.contains(name)).collect();
+        for (at_ms, node, run) in net.runs() {
+            let wanted = wanted(run);
+            assert!(healthy.iter().all(|name| wanted.contains(name)), "{at_ms} {} {wanted:?}", node_name(node));
+        }
+    }
+}
+
+#[test]
+fn a_first_node_without_seeds_finds_its_cluster_again() {
+    for seed in seeds(5) {
+        let mut net = Net::new(seed);
+        for slot in 0..3 {
+            let mut settings = net.settings(slot);
+            settings.seeds = if slot == 0 { vec![] } else { vec![Seed::Address(address(0))] };
+            net.start_as(slot, settings);
+        }
+        net.run_until("all are up", 30_000, |net| net.all_see_up(3));
+        net.run(12_000);
+        net.trace.clear();
+        net.kill(0);
+        net.run(300);
+        let mut settings = net.settings(0);
+        settings.seeds.clear();
+        net.start_as(0, settings);
+        net.run(20_000);
+        assert!(net.all_see_up(3));
+        assert_nothing_taken_out(&net, 0..3);
+        assert_eq!(net.record, net.healthy());
+    }
+}
