@@ -160,14 +160,19 @@ fn member_event(wall: Wall, own: &NodeName, before: Option<&Member>, fact: &Fact
 fn apps_after(before: Option<&Member>, fact: &Fact<'_>) -> BTreeMap<AppName, MemberApp> {
     let apps = fact.record.into_iter().flat_map(|record| &record.apps);
     apps.map(|app| {
-        let was_up = before.and_then(|member| member.apps.get(&app.name)).is_some_and(|app| app.up);
-        let says_up = match app.state {
-            AppState::Up => true,
-            AppState::Down => false,
-            AppState::Unknown => was_up,
+        let was_up = before.and_then(|member| member.apps.get(&app.name)).filter(|before| before.up);
+        let is_there = fact.state.is_active();
+        let after = match (app.state, was_up) {
+            // As it was, at its old address if that has changed: at the new one nothing was ever seen to be up.
+            (AppState::Unknown, Some(before)) => {
+                MemberApp { state: app.state, up: is_there, port: before.port, publish: before.publish.clone() }
+            }
+            (state, _) => {
+                let up = state == AppState::Up && is_there;
+                MemberApp { state, up, port: app.port, publish: app.publish.clone() }
+            }
         };
-        let up = says_up && fact.state.is_active();
-        (app.name.clone(), MemberApp { state: app.state, up, port: app.port, publish: app.publish.clone() })
+        (app.name.clone(), after)
     })
     .collect()
 }

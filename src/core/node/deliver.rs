@@ -17,7 +17,7 @@ use crate::event::{DeliveryId, Event, EventKind, RunEnd};
 use crate::identity::Identity;
 use crate::ledger::{Delivery, Outcome, ScopeKey};
 use crate::name::AppName;
-use crate::plan;
+use crate::plan::{self, Update};
 use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
 use crate::status::LastRun;
 use crate::time::{Instant, Now};
@@ -56,15 +56,22 @@ impl Node {
             Fact { name, address: *address, generation: *generation, state, record }
         });
         let events = self.view.update(now.wall, &own.name, std::iter::once(own_fact).chain(facts));
-        self.update_plan();
+        let changed = self.update_plan();
         // What a newcomer sees for the first time is no news to the cluster.
         if self.may_run() {
             self.settle_in(now.at);
-            for event in events {
+            for event in &events {
                 self.notice(Notice::Event(event.clone()));
-                self.offer(now.at, &event);
+                self.offer(now.at, event);
             }
             self.take_over(now);
+            // An address may move while its application stays up: nothing happened, and yet another set is wanted.
+            for app in changed.iter().filter(|app| !events.iter().any(|event| event.app.as_ref() == Some(app))) {
+                let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.app.as_ref() == Some(app)).cloned().collect();
+                for key in keys {
+                    self.reconcile_scope(now, &key);
+                }
+            }
         }
     }
 
@@ -84,16 +91,22 @@ impl Node {
         }
     }
 
-    fn update_plan(&mut self) {
+    /// Takes the view into the wanted sets; those that are others now.
+    fn update_plan(&mut self) -> Vec<AppName> {
         let apps: Vec<_> = self.view.apps().cloned().collect();
+        let mut changed = Vec::new();
         for app in apps {
-            let is_held = self.plan.update(&app, self.view.endpoints(&app));
-            if !is_held {
+            let update = self.plan.update(&app, self.view.endpoints(&app));
+            if update != Update::Held {
                 self.held.remove(&app);
             } else if self.held.insert(app.clone()) {
-                self.notice(Notice::Held { app });
+                self.notice(Notice::Held { app: app.clone() });
+            }
+            if update == Update::Changed {
+                changed.push(app);
             }
         }
+        changed
     }
 
     fn offer(&mut self, now: Instant, event: &Event) {

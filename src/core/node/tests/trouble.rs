@@ -202,3 +202,22 @@ fn a_first_node_without_seeds_finds_its_cluster_again() {
         assert_eq!(net.record, net.healthy());
     }
 }
+
+#[test]
+fn an_address_that_moves_while_its_application_is_up_is_published() {
+    for slot in 0..3 {
+        let mut net = Net::settled(1, 3);
+        net.kill(slot);
+        net.run(300);
+        let mut settings = net.settings(slot);
+        let moved = "192.0.2.99".parse().unwrap();
+        settings.apps[0].publish = vec![moved];
+        net.start_as(slot, settings);
+        let is_published = |net: &Net| {
+            let last = net.runs().last().map(|(_, _, run)| run.snapshot.apps[&www()].clone());
+            last.is_some_and(|set| set.endpoints.iter().any(|endpoint| endpoint.address == moved))
+        };
+        net.run_until("published", 5000, is_published);
+        assert_nothing_taken_out(&net, 0..3);
+    }
+}
