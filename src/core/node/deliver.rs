@@ -25,6 +25,8 @@ use crate::view::Fact;
 
 /// An application whose checks never agree stays unknown for ever; nothing else waits for it longer than this.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(30);
+/// A record is known to all but a few by then: three rounds of gossip.
+const HEAR_OF_EACH_OTHER: Duration = Duration::from_millis(600);
 
 impl Node {
     /// Whether deliveries may start: not before this node has found its cluster, nor once it leaves it.
@@ -77,16 +79,18 @@ impl Node {
 
     /// Whether this node may be the one that runs a scope.
     pub(super) fn is_ready(&self) -> bool {
-        self.settled && self.may_run()
+        self.runs_from.is_some() && self.may_run()
     }
 
     /// A node that has just started does not know whether its own applications are up, nor whether those of another that
     /// has just started are. Those that were there before do; they run the scopes until this one knows as well, and says
-    /// so in its record. Else its first run would take healthy addresses out.
+    /// so in its record. Else its first run would take healthy addresses out. Before it runs anything it lets the others
+    /// hear of it, and itself of those that got there in the same moment, so that one of them runs a scope and not each.
     fn settle_in(&mut self, now: Instant) {
         let waited_enough = self.exchange.joined_at().is_some_and(|joined| now.since(joined) >= SETTLE_AT_MOST);
-        if !self.settled && (self.view.is_complete() || waited_enough) {
-            self.settled = true;
+        if self.runs_from.is_none() && (self.view.is_complete() || waited_enough) {
+            let is_alone = self.membership.active().next().is_none();
+            self.runs_from = Some(if is_alone { now } else { now + HEAR_OF_EACH_OTHER });
             self.change_own_record(now);
         }
     }
@@ -223,7 +227,7 @@ impl Node {
 
     /// Starts what is due.
     pub(super) fn dispatch(&mut self, now: Now) {
-        while self.may_run() {
+        while self.is_ready() && self.runs_from.is_some_and(|from| from <= now.at) {
             let Some(delivery) = self.ledger.start(now.at) else { return };
             // The members may have changed since it was put in line: its new runner has taken the scope over.
             if !self.runs(&delivery.key) {

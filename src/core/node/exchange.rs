@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// would: each probes it every few seconds.
 const LISTEN: Duration = Duration::from_secs(3);
 /// So often the holder of a contested name is asked before it is taken for dead.
-const ASK_HOLDER: u32 = 3;
+const ASK_HOLDER: u32 = 5;
 
 /// What is known of a peer's view while this node joins.
 #[derive(Debug, Default)]

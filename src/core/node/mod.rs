@@ -252,8 +252,8 @@ pub struct Node {
     plan: Plan,
     ledger: Ledger,
     books: BTreeMap<HandlerName, HandlerBook>,
-    /// Whether this node knows enough to run handlers; once it does it stays so.
-    settled: bool,
+    /// When this node begins to run handlers; none before it knows enough to do so.
+    runs_from: Option<Instant>,
     /// The scopes that this node runs.
     own_scopes: std::collections::BTreeSet<ScopeKey>,
     held: std::collections::BTreeSet<AppName>,
@@ -287,7 +287,7 @@ impl Node {
             plan: Plan::default(),
             ledger: Ledger::default(),
             books: settings.handlers.iter().map(|h| (h.name.clone(), HandlerBook::default())).collect(),
-            settled: false,
+            runs_from: None,
             own_scopes: Default::default(),
             held: Default::default(),
             next_local_event: 0,
@@ -368,7 +368,7 @@ impl Node {
     /// When to come back, at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let health = self.health.iter().filter(|_| self.leaving.is_none()).filter_map(Health::poll_timeout).min();
-        let ledger = self.ledger.poll_timeout().filter(|_| self.may_run());
+        let ledger = self.runs_from.filter(|_| self.may_run()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         [self.timers.next_at(), self.membership.poll_timeout(), contact, health, ledger].into_iter().flatten().min()
     }

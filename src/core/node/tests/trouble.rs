@@ -221,3 +221,14 @@ fn an_address_that_moves_while_its_application_is_up_is_published() {
         assert_nothing_taken_out(&net, 0..3);
     }
 }
+
+#[test]
+fn nodes_that_start_together_do_not_all_run_the_handler() {
+    for seed in seeds(3) {
+        let mut net = Net::new(seed);
+        (0..12).for_each(|slot| net.start(slot));
+        net.run(8000);
+        assert_eq!(net.runs().len(), 1);
+        assert_eq!(net.record, net.healthy());
+    }
+}
