@@ -88,6 +88,12 @@ impl View {
         self.members.values().all(Member::is_known)
     }
 
+    /// Who says that it can run handlers.
+    pub fn runners(&self) -> BTreeSet<NodeName> {
+        let can_run = |member: &Member| member.state.is_active() && member.handlers.iter().any(|list| !list.is_empty());
+        self.members.iter().filter(|(_, member)| can_run(member)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The members as handlers see them.
     pub fn infos(&self) -> Vec<MemberInfo> {
         let info = |(name, member): (&NodeName, &Member)| MemberInfo {

@@ -57,7 +57,9 @@ impl Node {
             let Identity { name, generation, address } = identity;
             Fact { name, address: *address, generation: *generation, state, record }
         });
+        let runners = self.view.runners();
         let events = self.view.update(now.wall, &own.name, std::iter::once(own_fact).chain(facts));
+        let has_new_runners = !self.view.runners().is_subset(&runners);
         let changed = self.update_plan();
         // What a newcomer sees for the first time is no news to the cluster.
         if self.may_run() {
@@ -66,7 +68,7 @@ impl Node {
                 self.notice(Notice::Event(event.clone()));
                 self.offer(now.at, event);
             }
-            self.take_over(now);
+            self.take_over(now, has_new_runners);
             // An address may move while its application stays up: nothing happened, and yet another set is wanted.
             for app in changed.iter().filter(|app| !events.iter().any(|event| event.app.as_ref() == Some(app))) {
                 let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.app.as_ref() == Some(app)).cloned().collect();
@@ -161,8 +163,8 @@ impl Node {
 
     /// Who takes a scope over does not know what became of its deliveries: it looks at once, unless something waits there
     /// anyway. A run of its predecessor may still go on, and what that read before may be written last: so it looks once
-    /// more when no such run can live any longer.
-    fn take_over(&mut self, now: Now) {
+    /// more when no such run can live any longer. A node that was not seen before may have been such a predecessor.
+    fn take_over(&mut self, now: Now, has_new_runners: bool) {
         let handlers = self.settings.handlers.iter();
         let keys: BTreeSet<_> = handlers
             .flat_map(|handler| {
@@ -173,17 +175,26 @@ impl Node {
             .collect();
         let new: Vec<_> = keys.difference(&self.own_scopes).cloned().collect();
         self.own_scopes = keys;
-        for key in new {
-            self.reconcile_scope(now, &key);
+        for key in &new {
+            self.reconcile_scope(now, key);
+        }
+        let doubtful = if has_new_runners { self.own_scopes.iter().cloned().collect() } else { new };
+        for key in doubtful {
             if let Some(handler) = self.handler(&key) {
-                self.timers.push(now.at + handler.timeout, Tick::LookAgain(key));
+                let over = now.at + handler.timeout;
+                self.timers.push(over, Tick::LookAgain(key.clone()));
+                self.look_again.insert(key, over);
             }
         }
     }
 
+    /// The last one of those that were set for this scope counts.
     pub(super) fn on_look_again(&mut self, now: Now, key: &ScopeKey) {
-        if self.may_run() && self.own_scopes.contains(key) {
-            self.reconcile_scope(now, key);
+        if self.look_again.get(key).is_some_and(|over| *over <= now.at) {
+            self.look_again.remove(key);
+            if self.own_scopes.contains(key) {
+                self.reconcile_scope(now, key);
+            }
         }
     }
 

@@ -256,6 +256,8 @@ pub struct Node {
     runs_from: Option<Instant>,
     /// The scopes that this node runs.
     own_scopes: std::collections::BTreeSet<ScopeKey>,
+    /// Those among them that may have had another runner until now, and when its last run is over.
+    look_again: BTreeMap<ScopeKey, Instant>,
     held: std::collections::BTreeSet<AppName>,
     next_local_event: u64,
     exchange: exchange::State,
@@ -289,6 +291,7 @@ impl Node {
             books: settings.handlers.iter().map(|h| (h.name.clone(), HandlerBook::default())).collect(),
             runs_from: None,
             own_scopes: Default::default(),
+            look_again: BTreeMap::new(),
             held: Default::default(),
             next_local_event: 0,
             exchange: exchange::State::new(now.at, &settings),

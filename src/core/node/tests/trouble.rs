@@ -232,3 +232,17 @@ fn nodes_that_start_together_do_not_all_run_the_handler() {
         assert_eq!(net.record, net.healthy());
     }
 }
+
+#[test]
+fn halves_that_meet_again_agree_on_the_record() {
+    for seed in seeds(8) {
+        let mut net = Net::settled(seed, 4);
+        net.cut = [(0, 2), (0, 3), (1, 2), (1, 3)].into();
+        net.run(40_000);
+        net.run_takes = Duration::from_secs(2);
+        net.cut.clear();
+        net.run_until("healed", 60_000, |net| net.all_see_up(4));
+        net.run(15_000);
+        assert_eq!(net.record, net.healthy());
+    }
+}
