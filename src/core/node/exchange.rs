@@ -89,6 +89,8 @@ pub(super) struct State {
     /// Seeds that are given as addresses and are not this node.
     seed_addresses: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
+    /// The seeds whose names are being looked up: a resolver that hangs must not be asked again and again.
+    looking_up: BTreeSet<usize>,
     greetings: HashMap<u64, Instant>,
     /// When to look for the cluster, or for what is missing of it.
     next_contact: Instant,
@@ -110,6 +112,7 @@ impl State {
             is_seedless: seed_addresses.is_empty() && !by_name,
             seed_addresses,
             resolved: None,
+            looking_up: BTreeSet::new(),
             greetings: HashMap::new(),
             next_contact: now,
             peers: BTreeMap::new(),
@@ -168,7 +171,7 @@ impl Node {
         if active.is_empty() || lookup_due {
             self.exchange.resolved = Some(now);
             for seed in 0..self.settings.seeds.len() {
-                if matches!(self.settings.seeds[seed], Seed::Name(..)) {
+                if matches!(self.settings.seeds[seed], Seed::Name(..)) && self.exchange.looking_up.insert(seed) {
                     self.outputs.push_back(Output::Resolve { seed });
                 }
             }
@@ -178,6 +181,11 @@ impl Node {
         }
         let wait = if joined { self.jittered(LOOK_FOR_MISSING) } else { RETRY };
         self.exchange.next_contact = now + wait;
+    }
+
+    pub(super) fn on_resolved(&mut self, now: Instant, seed: usize, addresses: Vec<SocketAddr>) {
+        self.exchange.looking_up.remove(&seed);
+        self.greet(now, addresses);
     }
 
     /// Greets whoever is at `addresses`.

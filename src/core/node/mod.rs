@@ -328,7 +328,7 @@ impl Node {
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
             Input::Datagram { from, data } => self.on_datagram(now, from, &data),
-            Input::Resolved { seed: _, addresses } => self.greet(now.at, addresses),
+            Input::Resolved { seed, addresses } => self.on_resolved(now.at, seed, addresses),
             Input::CheckDone { app, result } => self.on_check_done(now.at, app, result),
             Input::RunDone { id, end, took } => self.on_run_done(now, &id, end, took),
             Input::HandlerState { handler, state } => {
