@@ -1,5 +1,6 @@
 //! Whole nodes against each other on a virtual network.
 
+mod hostile;
 mod net;
 mod trouble;
 
