@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// would: each probes it every few seconds.
 const LISTEN: Duration = Duration::from_secs(3);
 /// So often the holder of a contested name is asked before it is taken for dead.
-const ASK_HOLDER: u32 = 5;
+const ASK_HOLDER: u32 = 3;
 
 /// What is known of a peer's view while this node joins.
 #[derive(Debug, Default)]
@@ -235,8 +235,11 @@ impl Node {
             self.send(from, &Message::NameTaken { nonce, holder: holder.address });
         } else if contest.asked < ASK_HOLDER {
             contest.asked += 1;
-            let nonce = contest.nonce;
-            self.send(holder.address, &Message::Challenge { nonce });
+            let question = Message::Challenge { nonce: contest.nonce };
+            // Twice, since to lose all of them would cost the holder its name, and to ask for longer the mover its place.
+            for _ in 0..2 {
+                self.send(holder.address, &question);
+            }
         } else {
             return true;
         }

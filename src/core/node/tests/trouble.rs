@@ -246,3 +246,23 @@ fn halves_that_meet_again_agree_on_the_record() {
         assert_eq!(net.record, net.healthy());
     }
 }
+
+#[test]
+fn a_name_is_not_taken_over_because_datagrams_are_lost() {
+    for seed in seeds(60) {
+        let mut net = Net::settled(seed, 3);
+        net.loss = 0.2;
+        let mut settings = net.settings(3);
+        settings.name = node_name(2);
+        net.start_as(3, settings);
+        let is_told = |net: &Net| {
+            let told = |what: &What| matches!(what, What::Notice(Notice::NameTaken { joined: false, .. }));
+            net.trace.iter().any(|line| line.node == 3 && told(&line.what))
+        };
+        net.run_until("it is told that the name is taken", 30_000, is_told);
+        net.kill(3);
+        net.run(10_000);
+        assert_eq!(net.sees(0, 2).as_deref(), Some("alive"));
+        assert_eq!(net.node(0).status().members[2].address, address(2).to_string());
+    }
+}
