@@ -141,6 +141,11 @@ impl State {
         self.next_contact = self.next_contact.min(now + RETRY);
     }
 
+    /// To whom this node, which still joins, has made itself known.
+    pub(super) fn introduced_to(&self) -> impl Iterator<Item = (&NodeName, SocketAddr)> {
+        self.peers.iter().filter_map(|(name, peer)| Some((name, peer.address?)))
+    }
+
     pub(super) fn note_response(&mut self, sender: &NodeName, nonce: u64) {
         if let Some(contest) = self.contests.get_mut(sender).filter(|contest| contest.nonce == nonce) {
             contest.answered = true;
@@ -247,11 +252,12 @@ impl Node {
     }
 
     pub(super) fn on_welcome(&mut self, now: Instant, nonce: u64, identity: Identity) {
-        if self.exchange.greetings.remove(&nonce).is_none() || identity.name == self.settings.name {
+        let was_greeted = self.exchange.greetings.remove(&nonce).is_some();
+        if !was_greeted || identity.name == self.settings.name || self.leaving.is_some() {
             return;
         }
-        self.exchange.peers.entry(identity.name.clone()).or_default();
         let to = identity.address;
+        self.exchange.peers.entry(identity.name.clone()).or_default().address = Some(to);
         self.membership.announce(now, identity);
         self.send_digest(to, None, None, true);
     }

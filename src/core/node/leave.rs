@@ -30,7 +30,9 @@ impl Node {
         if self.leaving.is_some() {
             return;
         }
-        let ignorant = self.membership.active().map(|identity| (identity.name.clone(), identity.address)).collect();
+        let introduced = self.exchange.introduced_to().map(|(name, address)| (name.clone(), address));
+        let active = self.membership.active().map(|identity| (identity.name.clone(), identity.address));
+        let ignorant = introduced.chain(active).collect();
         self.leaving = Some(Leaving { until: now + AT_MOST, told: false, ignorant });
         self.change_own_record(now);
         self.spread_leave(now);

@@ -134,10 +134,10 @@ fn a_leave_is_never_told_as_a_failure() {
 
 #[test]
 fn who_leaves_while_it_joins_is_gone_at_once() {
-    for seed in seeds(5) {
+    for seed in seeds(40) {
         let mut net = Net::settled(seed, 3);
         net.start(3);
-        net.run(seed);
+        net.run(seed % 20);
         net.leave(3);
         net.run_until("it may end", 3500, |net| net.has_left(3));
         net.run(20_000);
@@ -265,4 +265,50 @@ fn a_name_is_not_taken_over_because_datagrams_are_lost() {
         assert_eq!(net.sees(0, 2).as_deref(), Some("alive"));
         assert_eq!(net.node(0).status().members[2].address, address(2).to_string());
     }
+}
+
+/// One history of crashes, restarts, leaves, joins, bad applications, losses, slow and failing runs, and then calm.
+fn stir(seed: u64) {
+    let mut count = [2, 3, 4, 6][seed as usize % 4];
+    let mut net = Net::new(seed);
+    (0..count).for_each(|slot| net.start(slot));
+    net.run(20_000);
+    for _ in 0..20 {
+        let slot = net.rng.random_range(0..count);
+        match (net.rng.random_range(0..10), net.is_running(slot)) {
+            (0, true) => net.kill(slot),
+            (1, true) => net.leave(slot),
+            (2, _) => net.set_app(slot, false),
+            (3, _) => net.set_app(slot, true),
+            (4 | 5, false) => net.start(slot),
+            (6, true) => restart(&mut net, slot, 0),
+            (7, _) => net.loss = [0.0, 0.1, 0.3][net.rng.random_range(0..3)],
+            (8, _) => net.run_takes = Duration::from_millis([20, 3000, 9500][net.rng.random_range(0..3)]),
+            (9, _) if net.run_ends.remove(&slot).is_none() => {
+                net.run_ends.insert(slot, RunEnd::Retry("refused".into()));
+            }
+            _ if count < 8 => {
+                net.start(count);
+                count += 1;
+            }
+            _ => {}
+        }
+        let pause = [20, 300, 1500, 6000, 20_000][net.rng.random_range(0..5)];
+        net.run(pause);
+    }
+    net.loss = 0.0;
+    net.run_ends.clear();
+    net.run_takes = Duration::from_millis(20);
+    // The seeds come back, or those that look for them would for ever.
+    for slot in (0..2).filter(|slot| !net.is_running(*slot)).collect::<Vec<_>>() {
+        net.start(slot);
+    }
+    (0..count).for_each(|slot| net.set_app(slot, true));
+    net.run(45_000);
+    assert_eq!(net.record, net.healthy());
+}
+
+#[test]
+fn after_whatever_happened_the_record_is_right() {
+    seeds(16).into_iter().for_each(stir);
 }
