@@ -157,7 +157,12 @@ impl Driver {
                     self.take_datagrams();
                 }
                 Some(input) = self.inputs.1.recv() => self.node.handle(self.clock.now(), input),
-                () = sleep => self.node.handle_timeout(self.clock.now()),
+                () = sleep => {
+                    // What has come in counts before what is overdue: after a stall the refutal of a suspicion may lie
+                    // in the socket while its deadline has passed.
+                    self.take_datagrams();
+                    self.node.handle_timeout(self.clock.now());
+                }
                 () = stop.next() => {
                     told_to_stop += 1;
                     if told_to_stop > 1 {

@@ -87,6 +87,11 @@ impl Contacts {
         }
         let key = cluster.boot_key(&name, boot);
         let payload = envelope.open(&key)?;
+        // A recording of an earlier life must not take the place of the living that is about to answer.
+        let later_is_asked = |stranger: &Stranger| stranger.boot > boot && now.since(stranger.asked) < FORGET_STRANGER;
+        if self.strangers.get(&name).is_some_and(later_is_asked) {
+            return Err(Refusal::Stale);
+        }
         if self.strangers.len() >= MAX_STRANGERS {
             self.strangers.retain(|_, stranger| now.since(stranger.asked) < FORGET_STRANGER);
         }
@@ -234,6 +239,17 @@ mod tests {
         let mut sealer = scene.meet(5);
         let datagram = sealer.seal(b"x");
         assert!(matches!(scene.open(&datagram), Ok(Opened::Confirmed(..))));
+    }
+
+    #[test]
+    fn a_recording_does_not_disturb_a_challenge() {
+        let mut scene = scene();
+        let recording = scene.sealer(4).seal(b"old");
+        let datagram = scene.sealer(5).seal(b"x");
+        scene.open(&datagram).unwrap();
+        let nonce = scene.keep(b"x").unwrap();
+        assert_eq!(scene.open(&recording), Err(Refusal::Stale));
+        assert!(scene.contacts.answer(&name(), nonce).is_some());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! no word of death to a member that has refuted in time, at least [`MIN_TRANSMISSIONS`] transmissions of every update,
 //! a suspicion time that follows the cluster's size, and no verdict right after this process itself stood still.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use rand::rngs::StdRng;
 use crate::config::Profile;
 use crate::identity::Identity;
 use crate::message::Standing;
+use crate::name::NodeName;
 use crate::record::{Broadcasts, Record};
 use crate::time::{Instant, TimerQueue};
 
@@ -25,6 +27,8 @@ use crate::time::{Instant, TimerQueue};
 const MIN_TRANSMISSIONS: u8 = 10;
 /// A member that is down is forgotten after this time.
 const FORGET_AFTER: Duration = Duration::from_secs(72 * 3600);
+/// A member that is held for dead is told so at most this often.
+const TELL_THE_DEAD: Duration = Duration::from_secs(1);
 /// A verdict that comes due so much too late was held up by this process; it is postponed by another suspicion time.
 const STALLED: Duration = Duration::from_secs(2);
 
@@ -106,6 +110,8 @@ pub struct Membership {
     has_gossip: bool,
     news: mpsc::Receiver<Record>,
     sends: Vec<(Identity, Vec<u8>)>,
+    /// Whom this node told lately that it is dead.
+    obituaries: BTreeMap<NodeName, Instant>,
     changes: Changes,
     tempo: Tempo,
     max_packet: usize,
@@ -126,6 +132,7 @@ impl Membership {
             has_gossip: false,
             news,
             sends: Vec::new(),
+            obituaries: BTreeMap::new(),
             changes: Changes::default(),
             tempo,
             max_packet,
@@ -140,7 +147,10 @@ impl Membership {
 
     /// All members that foca remembers, the dead among them, without this node.
     pub fn members(&self) -> impl Iterator<Item = (&Identity, Standing)> {
-        self.foca.iter_membership_state().map(|member| (member.id(), standing(member)))
+        // Word of an earlier life of this node makes foca keep that as a dead member.
+        let own = &self.identity().name;
+        let others = self.foca.iter_membership_state().filter(move |member| member.id().name != *own);
+        others.map(|member| (member.id(), standing(member)))
     }
 
     /// The active members.
@@ -239,12 +249,6 @@ impl Membership {
         self.collect(now);
     }
 
-    /// Tells the cluster that this node goes. Nothing else can be done with it afterwards.
-    pub fn leave(&mut self, now: Instant) {
-        let _ = self.foca.leave_cluster(&mut self.runtime);
-        self.collect(now);
-    }
-
     /// The packets to send, oldest first.
     pub fn take_sends(&mut self) -> Vec<(Identity, Vec<u8>)> {
         std::mem::take(&mut self.sends)
@@ -280,7 +284,7 @@ impl Membership {
             }
         }
         while let Some((to, data)) = self.runtime.to_send() {
-            if !self.is_premature_obituary(&to, &data) {
+            if !is_obituary(&data) || self.is_due_obituary(now, &to) {
                 self.sends.push((to, data.into()));
             }
         }
@@ -294,19 +298,33 @@ impl Membership {
     }
 
     /// Foca tells a suspect that its time is over even where it has refuted in time; such a word makes a healthy member
-    /// renew itself, and others see it die.
-    fn is_premature_obituary(&self, to: &Identity, mut data: &[u8]) -> bool {
-        let header = <PostcardCodec as Codec<Identity>>::decode_header(&mut PostcardCodec, &mut data);
-        matches!(header, Ok(header) if header.message == Message::TurnUndead)
-            && self.foca.iter_members().any(|member| member.id() == to)
+    /// renew itself, and others see it die. It also answers each packet of one that it holds for dead with that word; where
+    /// two do so to each other, neither would ever stop.
+    fn is_due_obituary(&mut self, now: Instant, to: &Identity) -> bool {
+        self.obituaries.retain(|_, told| now.since(*told) < TELL_THE_DEAD);
+        let is_alive = self.foca.iter_members().any(|member| member.id() == to);
+        let is_due = !is_alive && !self.obituaries.contains_key(&to.name);
+        if is_due {
+            self.obituaries.insert(to.name.clone(), now);
+        }
+        is_due
     }
 }
 
+/// Whether a packet of foca's tells its receiver that it is dead.
+fn is_obituary(mut data: &[u8]) -> bool {
+    let header = <PostcardCodec as Codec<Identity>>::decode_header(&mut PostcardCodec, &mut data);
+    matches!(header, Ok(header) if header.message == Message::TurnUndead)
+}
+
 fn standing(member: &Member<Identity>) -> Standing {
+    let down = member.state() == State::Down;
     Standing {
         generation: member.id().generation,
-        down: member.state() == State::Down,
-        incarnation: member.incarnation(),
+        down,
+        // Foca keeps the incarnation with which it first heard of the death, and that is another on each node: told as it
+        // is, those nodes would never agree.
+        incarnation: if down { 0 } else { member.incarnation() },
         suspect: member.state() == State::Suspect,
     }
 }
@@ -328,7 +346,6 @@ pub fn own_standing(identity: &Identity) -> Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::NodeName;
     use rand::SeedableRng;
 
     fn identity(name: &str, generation: u64) -> Identity {
@@ -482,10 +499,7 @@ mod tests {
         let mut obituaries = 0;
         while ms < deadline {
             a.handle_timeout(at(ms));
-            for (_, mut data) in a.take_sends().iter().map(|(to, data)| (to, data.as_slice())) {
-                let header = <PostcardCodec as Codec<Identity>>::decode_header(&mut PostcardCodec, &mut data).unwrap();
-                obituaries += u32::from(header.message == Message::TurnUndead);
-            }
+            obituaries += a.take_sends().iter().filter(|(_, data)| is_obituary(data)).count();
             ms += 50;
         }
         assert_eq!(obituaries, 0);
@@ -512,6 +526,25 @@ mod tests {
         assert_eq!(a.active().collect::<Vec<_>>(), [&identity("b", 2)]);
         a.apply(at(2), vec![alive("b", 1)]);
         assert_eq!(a.active().collect::<Vec<_>>(), [&identity("b", 2)], "the earlier life is over");
+    }
+
+    #[test]
+    fn nodes_that_heard_of_a_death_in_different_ways_hold_the_same() {
+        let standings = [0, 7].map(|incarnation| {
+            let mut a = node("a");
+            let dead = Standing { generation: 1, down: true, incarnation, suspect: false };
+            a.apply(at(0), vec![alive("b", 1)]);
+            a.apply(at(1), vec![(identity("b", 1), dead)]);
+            a.members().map(|(_, standing)| standing).collect::<Vec<_>>()
+        });
+        assert_eq!(standings[0], standings[1]);
+    }
+
+    #[test]
+    fn an_earlier_life_of_this_node_is_no_member() {
+        let mut a = Membership::new(identity("a", 5), Profile::Lan, 1000, StdRng::seed_from_u64(1));
+        a.apply(at(0), vec![alive("b", 1), alive("a", 4)]);
+        assert_eq!(a.members().map(|(identity, _)| identity.name.as_str()).collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]

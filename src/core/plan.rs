@@ -19,14 +19,28 @@ pub struct Plan {
     last: BTreeMap<AppName, Vec<Endpoint>>,
 }
 
+/// What became of a wanted set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// It is what it was.
+    Same,
+    /// It is another.
+    Changed,
+    /// It would have been empty; the last one was kept.
+    Held,
+}
+
 impl Plan {
-    /// Takes in where `app` is up. True if it would have been empty and the last set was kept.
-    pub fn update(&mut self, app: &AppName, up: Vec<Endpoint>) -> bool {
+    /// Takes in where `app` is up.
+    pub fn update(&mut self, app: &AppName, up: Vec<Endpoint>) -> Update {
         if up.is_empty() {
-            return self.last.contains_key(app);
+            return if self.last.contains_key(app) { Update::Held } else { Update::Same };
+        }
+        if self.last.get(app) == Some(&up) {
+            return Update::Same;
         }
         self.last.insert(app.clone(), up);
-        false
+        Update::Changed
     }
 
     /// The wanted set of `app`; none if it was never up.
@@ -117,11 +131,12 @@ mod tests {
     #[test]
     fn a_set_is_never_empty() {
         let mut plan = Plan::default();
-        assert!(!plan.update(&www(), vec![]), "nothing to keep");
+        assert_eq!(plan.update(&www(), vec![]), Update::Same, "nothing to keep");
         assert_eq!(plan.wanted(&www()), None);
         let last = vec![endpoint("a", "192.0.2.1")];
-        assert!(!plan.update(&www(), last.clone()));
-        assert!(plan.update(&www(), vec![]), "kept");
+        assert_eq!(plan.update(&www(), last.clone()), Update::Changed);
+        assert_eq!(plan.update(&www(), last.clone()), Update::Same);
+        assert_eq!(plan.update(&www(), vec![]), Update::Held);
         assert_eq!(plan.wanted(&www()), Some(&*last));
     }
 

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
-use crate::name::{AppName, NodeName};
+use crate::name::{AppName, HandlerName, NodeName};
 
 /// An encoded record is at most this long, in bytes, so that it fits into one datagram beside foca's header.
 pub const MAX_RECORD: usize = 700;
@@ -84,6 +84,8 @@ pub struct Record {
     pub leaving: Option<u64>,
     /// The owner's applications.
     pub apps: Vec<AppRecord>,
+    /// The handlers that the owner can run now: none before it knows how the cluster's applications stand.
+    pub handlers: Vec<HandlerName>,
 }
 
 impl Record {
@@ -205,6 +207,7 @@ pub(crate) mod tests {
                 port: 80,
                 publish: vec!["192.0.2.1".parse().unwrap()],
             }],
+            handlers: vec![],
         }
     }
 

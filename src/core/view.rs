@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::event::{Event, EventKind};
-use crate::name::{AppName, NodeName};
+use crate::name::{AppName, HandlerName, NodeName};
 use crate::record::{AppState, Record};
 use crate::snapshot::{Endpoint, MemberInfo, MemberState};
 use crate::time::Wall;
@@ -39,6 +39,21 @@ pub struct Member {
     pub state: MemberState,
     /// Its applications.
     pub apps: BTreeMap<AppName, MemberApp>,
+    /// The handlers that it can run now; `None` before it has said anything of itself.
+    pub handlers: Option<Vec<HandlerName>>,
+}
+
+impl Member {
+    /// Whether it is there and says that it can run `handler`.
+    pub fn can_run(&self, handler: &HandlerName) -> bool {
+        self.state.is_active() && self.handlers.as_ref().is_some_and(|handlers| handlers.contains(handler))
+    }
+
+    /// Whether nothing is missing here: it is gone, or has said how its applications stand, now or in an earlier life.
+    fn is_known(&self) -> bool {
+        let all_known = self.apps.values().all(|app| app.up || app.state != AppState::Unknown);
+        !self.state.is_active() || (self.handlers.is_some() && all_known)
+    }
 }
 
 /// An application on a member.
@@ -65,6 +80,18 @@ impl View {
     /// All members, by name.
     pub fn members(&self) -> &BTreeMap<NodeName, Member> {
         &self.members
+    }
+
+    /// Whether it is known of every application of every active member whether it is up. Where that is not so, the
+    /// endpoints lack some that others, who have been there for longer, hold to be up.
+    pub fn is_complete(&self) -> bool {
+        self.members.values().all(Member::is_known)
+    }
+
+    /// Who says that it can run handlers.
+    pub fn runners(&self) -> BTreeSet<NodeName> {
+        let can_run = |member: &Member| member.state.is_active() && member.handlers.iter().any(|list| !list.is_empty());
+        self.members.iter().filter(|(_, member)| can_run(member)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The members as handlers see them.
@@ -114,8 +141,9 @@ impl View {
             }
             events.extend(member_event.clone());
             events.extend(app_events(wall, before, &apps, &fact, member_event.as_ref()));
-            let Fact { address, generation, state, .. } = fact;
-            members.insert(fact.name.clone(), Member { address, generation, state, apps });
+            let Fact { address, generation, state, record, .. } = fact;
+            let handlers = record.map(|record| record.handlers.clone());
+            members.insert(fact.name.clone(), Member { address, generation, state, apps, handlers });
         }
         self.members = members;
         events
@@ -138,14 +166,19 @@ fn member_event(wall: Wall, own: &NodeName, before: Option<&Member>, fact: &Fact
 fn apps_after(before: Option<&Member>, fact: &Fact<'_>) -> BTreeMap<AppName, MemberApp> {
     let apps = fact.record.into_iter().flat_map(|record| &record.apps);
     apps.map(|app| {
-        let was_up = before.and_then(|member| member.apps.get(&app.name)).is_some_and(|app| app.up);
-        let says_up = match app.state {
-            AppState::Up => true,
-            AppState::Down => false,
-            AppState::Unknown => was_up,
+        let was_up = before.and_then(|member| member.apps.get(&app.name)).filter(|before| before.up);
+        let is_there = fact.state.is_active();
+        let after = match (app.state, was_up) {
+            // As it was, at its old address if that has changed: at the new one nothing was ever seen to be up.
+            (AppState::Unknown, Some(before)) => {
+                MemberApp { state: app.state, up: is_there, port: before.port, publish: before.publish.clone() }
+            }
+            (state, _) => {
+                let up = state == AppState::Up && is_there;
+                MemberApp { state, up, port: app.port, publish: app.publish.clone() }
+            }
         };
-        let up = says_up && fact.state.is_active();
-        (app.name.clone(), MemberApp { state: app.state, up, port: app.port, publish: app.publish.clone() })
+        (app.name.clone(), after)
     })
     .collect()
 }

@@ -17,11 +17,16 @@ use crate::event::{DeliveryId, Event, EventKind, RunEnd};
 use crate::identity::Identity;
 use crate::ledger::{Delivery, Outcome, ScopeKey};
 use crate::name::AppName;
-use crate::plan;
+use crate::plan::{self, Update};
 use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
 use crate::status::LastRun;
 use crate::time::{Instant, Now};
 use crate::view::Fact;
+
+/// An application whose checks never agree stays unknown for ever; nothing else waits for it longer than this.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(30);
+/// A record is known to all but a few by then: three rounds of gossip.
+const HEAR_OF_EACH_OTHER: Duration = Duration::from_millis(600);
 
 impl Node {
     /// Whether deliveries may start: not before this node has found its cluster, nor once it leaves it.
@@ -52,28 +57,62 @@ impl Node {
             let Identity { name, generation, address } = identity;
             Fact { name, address: *address, generation: *generation, state, record }
         });
+        let runners = self.view.runners();
         let events = self.view.update(now.wall, &own.name, std::iter::once(own_fact).chain(facts));
-        self.update_plan();
+        let has_new_runners = !self.view.runners().is_subset(&runners);
+        let changed = self.update_plan();
         // What a newcomer sees for the first time is no news to the cluster.
         if self.may_run() {
-            for event in events {
+            self.settle_in(now.at);
+            for event in &events {
                 self.notice(Notice::Event(event.clone()));
-                self.offer(now.at, &event);
+                self.offer(now.at, event);
             }
-            self.take_over(now);
+            self.take_over(now, has_new_runners);
+            // An address may move while its application stays up: nothing happened, and yet another set is wanted.
+            for app in changed.iter().filter(|app| !events.iter().any(|event| event.app.as_ref() == Some(app))) {
+                let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.app.as_ref() == Some(app)).cloned().collect();
+                for key in keys {
+                    self.reconcile_scope(now, &key);
+                }
+            }
         }
     }
 
-    fn update_plan(&mut self) {
+    /// Whether this node may be the one that runs a scope.
+    pub(super) fn is_ready(&self) -> bool {
+        self.runs_from.is_some() && self.may_run()
+    }
+
+    /// A node that has just started does not know whether its own applications are up, nor whether those of another that
+    /// has just started are. Those that were there before do; they run the scopes until this one knows as well, and says
+    /// so in its record. Else its first run would take healthy addresses out. Before it runs anything it lets the others
+    /// hear of it, and itself of those that got there in the same moment, so that one of them runs a scope and not each.
+    fn settle_in(&mut self, now: Instant) {
+        let waited_enough = self.exchange.joined_at().is_some_and(|joined| now.since(joined) >= SETTLE_AT_MOST);
+        if self.runs_from.is_none() && (self.view.is_complete() || waited_enough) {
+            let is_alone = self.membership.active().next().is_none();
+            self.runs_from = Some(if is_alone { now } else { now + HEAR_OF_EACH_OTHER });
+            self.change_own_record(now);
+        }
+    }
+
+    /// Takes the view into the wanted sets; those that are others now.
+    fn update_plan(&mut self) -> Vec<AppName> {
         let apps: Vec<_> = self.view.apps().cloned().collect();
+        let mut changed = Vec::new();
         for app in apps {
-            let is_held = self.plan.update(&app, self.view.endpoints(&app));
-            if !is_held {
+            let update = self.plan.update(&app, self.view.endpoints(&app));
+            if update != Update::Held {
                 self.held.remove(&app);
             } else if self.held.insert(app.clone()) {
-                self.notice(Notice::Held { app });
+                self.notice(Notice::Held { app: app.clone() });
+            }
+            if update == Update::Changed {
+                changed.push(app);
             }
         }
+        changed
     }
 
     fn offer(&mut self, now: Instant, event: &Event) {
@@ -114,14 +153,18 @@ impl Node {
     }
 
     fn runs(&self, key: &ScopeKey) -> bool {
-        let active = self.view.members().iter().filter(|(_, member)| member.state.is_active());
-        let eligible = active.map(|(name, _)| name);
-        plan::runner(&key.handler, key.scope(), eligible) == Some(&self.settings.name)
+        let own = &self.settings.name;
+        let eligible = self.view.members().iter().filter(|(name, member)| {
+            // Of itself this node knows sooner than its view.
+            if *name == own { self.is_ready() } else { member.can_run(&key.handler) }
+        });
+        plan::runner(&key.handler, key.scope(), eligible.map(|(name, _)| name)) == Some(own)
     }
 
-    /// Who takes a scope over does not know what became of its deliveries: it looks once, unless it has something to do
-    /// there anyway.
-    fn take_over(&mut self, now: Now) {
+    /// Who takes a scope over does not know what became of its deliveries: it looks at once, unless something waits there
+    /// anyway. A run of its predecessor may still go on, and what that read before may be written last: so it looks once
+    /// more when no such run can live any longer. A node that was not seen before may have been such a predecessor.
+    fn take_over(&mut self, now: Now, has_new_runners: bool) {
         let handlers = self.settings.handlers.iter();
         let keys: BTreeSet<_> = handlers
             .flat_map(|handler| {
@@ -132,18 +175,37 @@ impl Node {
             .collect();
         let new: Vec<_> = keys.difference(&self.own_scopes).cloned().collect();
         self.own_scopes = keys;
-        for key in new {
-            if let Some(index) = self.settings.handlers.iter().position(|handler| handler.name == key.handler) {
-                self.reconcile_scope(now, index, &key);
+        for key in &new {
+            self.reconcile_scope(now, key);
+        }
+        let doubtful = if has_new_runners { self.own_scopes.iter().cloned().collect() } else { new };
+        for key in doubtful {
+            if let Some(handler) = self.handler(&key) {
+                let over = now.at + handler.timeout;
+                self.timers.push(over, Tick::LookAgain(key.clone()));
+                self.look_again.insert(key, over);
             }
         }
     }
 
-    fn reconcile_scope(&mut self, now: Now, index: usize, key: &ScopeKey) {
-        let handler = &self.settings.handlers[index];
-        if !handler.on.contains(&EventKind::Reconcile) || !self.ledger.is_idle(key) {
-            return;
+    /// The last one of those that were set for this scope counts.
+    pub(super) fn on_look_again(&mut self, now: Now, key: &ScopeKey) {
+        if self.look_again.get(key).is_some_and(|over| *over <= now.at) {
+            self.look_again.remove(key);
+            if self.own_scopes.contains(key) {
+                self.reconcile_scope(now, key);
+            }
         }
+    }
+
+    fn handler(&self, key: &ScopeKey) -> Option<&Handler> {
+        self.settings.handlers.iter().find(|handler| handler.name == key.handler)
+    }
+
+    fn reconcile_scope(&mut self, now: Now, key: &ScopeKey) {
+        let Some(handler) = self.handler(key).filter(|handler| handler.on.contains(&EventKind::Reconcile)) else {
+            return;
+        };
         // An application that was never up has nothing to put in order; a handler's own line only if it sees none.
         let wanted = match &key.app {
             Some(app) => self.plan.wanted(app).is_some(),
@@ -169,14 +231,14 @@ impl Node {
             let name = &self.settings.handlers[index].name;
             let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.handler == *name).cloned().collect();
             for key in keys {
-                self.reconcile_scope(now, index, &key);
+                self.reconcile_scope(now, &key);
             }
         }
     }
 
     /// Starts what is due.
     pub(super) fn dispatch(&mut self, now: Now) {
-        while self.may_run() {
+        while self.is_ready() && self.runs_from.is_some_and(|from| from <= now.at) {
             let Some(delivery) = self.ledger.start(now.at) else { return };
             // The members may have changed since it was put in line: its new runner has taken the scope over.
             if !self.runs(&delivery.key) {
@@ -184,10 +246,7 @@ impl Node {
                 self.end(delivery, Outcome::HandedOver, None, Duration::ZERO);
                 continue;
             }
-            let Some(handler) = self.settings.handlers.iter().find(|handler| handler.name == delivery.key.handler)
-            else {
-                continue;
-            };
+            let Some(handler) = self.handler(&delivery.key) else { continue };
             let snapshot = Arc::new(self.snapshot(handler));
             let queued = now.at.since(delivery.since);
             self.outputs.push_back(Output::Invoke(Box::new(Invocation { delivery, snapshot, queued })));

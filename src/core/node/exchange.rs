@@ -17,7 +17,7 @@ use crate::config::Seed;
 use crate::envelope::{self, MAX_DATAGRAM};
 use crate::identity::Identity;
 use crate::membership::own_standing;
-use crate::message::{Digest, DigestLine, Entry, Message, Standing, encoded_len};
+use crate::message::{Digest, DigestLine, Entry, Message, encoded_len};
 use crate::name::NodeName;
 use crate::time::Instant;
 
@@ -35,15 +35,21 @@ const MISSING_AT_ONCE: usize = 3;
 const ADDRESSES_OF_A_NAME: usize = 8;
 /// A greeting that was not answered by then never will be.
 const FORGET_GREETING: Duration = Duration::from_secs(10);
-/// When every peer that answers looks for the cluster itself, this one waits so long for one that has it.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// When every peer that answers looks for the cluster itself, this one waits so long for one that has it: datagrams get
+/// lost, and who goes on without the rest of its cluster publishes a part of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A node without seeds is its own cluster if nobody has spoken to it by then. Members that knew an earlier life of it
+/// would: each probes it every few seconds.
+const LISTEN: Duration = Duration::from_secs(3);
 /// So often the holder of a contested name is asked before it is taken for dead.
 const ASK_HOLDER: u32 = 3;
 
 /// What is known of a peer's view while this node joins.
 #[derive(Debug, Default)]
 struct Peer {
-    joined: bool,
+    address: Option<SocketAddr>,
+    /// When it last said that it has found the cluster.
+    joined: Option<Instant>,
     /// The ranges of names in which it holds nothing that this node lacks.
     matched: Vec<Range>,
 }
@@ -78,10 +84,13 @@ struct Contest {
 #[derive(Debug)]
 pub(super) struct State {
     started: Instant,
-    joined: bool,
+    joined_at: Option<Instant>,
+    is_seedless: bool,
     /// Seeds that are given as addresses and are not this node.
     seed_addresses: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
+    /// The seeds whose names are being looked up: a resolver that hangs must not be asked again and again.
+    looking_up: BTreeSet<usize>,
     greetings: HashMap<u64, Instant>,
     /// When to look for the cluster, or for what is missing of it.
     next_contact: Instant,
@@ -99,10 +108,11 @@ impl State {
         let by_name = settings.seeds.iter().any(|seed| matches!(seed, Seed::Name(..)));
         Self {
             started: now,
-            // Without anybody to look for, this node is its cluster.
-            joined: seed_addresses.is_empty() && !by_name,
+            joined_at: None,
+            is_seedless: seed_addresses.is_empty() && !by_name,
             seed_addresses,
             resolved: None,
+            looking_up: BTreeSet::new(),
             greetings: HashMap::new(),
             next_contact: now,
             peers: BTreeMap::new(),
@@ -111,7 +121,11 @@ impl State {
     }
 
     pub(super) fn is_joined(&self) -> bool {
-        self.joined
+        self.joined_at.is_some()
+    }
+
+    pub(super) fn joined_at(&self) -> Option<Instant> {
+        self.joined_at
     }
 
     pub(super) fn has_greeted(&self, nonce: u64) -> bool {
@@ -125,6 +139,11 @@ impl State {
     /// Something is wrong with this node's view: do not wait for the next round.
     pub(super) fn contact_soon(&mut self, now: Instant) {
         self.next_contact = self.next_contact.min(now + RETRY);
+    }
+
+    /// To whom this node, which still joins, has made itself known.
+    pub(super) fn introduced_to(&self) -> impl Iterator<Item = (&NodeName, SocketAddr)> {
+        self.peers.iter().filter_map(|(name, peer)| Some((name, peer.address?)))
     }
 
     pub(super) fn note_response(&mut self, sender: &NodeName, nonce: u64) {
@@ -157,7 +176,7 @@ impl Node {
         if active.is_empty() || lookup_due {
             self.exchange.resolved = Some(now);
             for seed in 0..self.settings.seeds.len() {
-                if matches!(self.settings.seeds[seed], Seed::Name(..)) {
+                if matches!(self.settings.seeds[seed], Seed::Name(..)) && self.exchange.looking_up.insert(seed) {
                     self.outputs.push_back(Output::Resolve { seed });
                 }
             }
@@ -167,6 +186,11 @@ impl Node {
         }
         let wait = if joined { self.jittered(LOOK_FOR_MISSING) } else { RETRY };
         self.exchange.next_contact = now + wait;
+    }
+
+    pub(super) fn on_resolved(&mut self, now: Instant, seed: usize, addresses: Vec<SocketAddr>) {
+        self.exchange.looking_up.remove(&seed);
+        self.greet(now, addresses);
     }
 
     /// Greets whoever is at `addresses`.
@@ -216,8 +240,11 @@ impl Node {
             self.send(from, &Message::NameTaken { nonce, holder: holder.address });
         } else if contest.asked < ASK_HOLDER {
             contest.asked += 1;
-            let nonce = contest.nonce;
-            self.send(holder.address, &Message::Challenge { nonce });
+            let question = Message::Challenge { nonce: contest.nonce };
+            // Twice, since to lose all of them would cost the holder its name, and to ask for longer the mover its place.
+            for _ in 0..2 {
+                self.send(holder.address, &question);
+            }
         } else {
             return true;
         }
@@ -225,11 +252,12 @@ impl Node {
     }
 
     pub(super) fn on_welcome(&mut self, now: Instant, nonce: u64, identity: Identity) {
-        if self.exchange.greetings.remove(&nonce).is_none() || identity.name == self.settings.name {
+        let was_greeted = self.exchange.greetings.remove(&nonce).is_some();
+        if !was_greeted || identity.name == self.settings.name || self.leaving.is_some() {
             return;
         }
-        self.exchange.peers.entry(identity.name.clone()).or_default();
         let to = identity.address;
+        self.exchange.peers.entry(identity.name.clone()).or_default().address = Some(to);
         self.membership.announce(now, identity);
         self.send_digest(to, None, None, true);
     }
@@ -346,27 +374,36 @@ impl Node {
         self.note_leave_known(sender, &theirs);
         if digest.reply {
             self.send_digest(from, digest.from.clone(), digest.to.clone(), false);
-        } else if !self.is_joined() && !behind {
+        } else if !self.is_joined() {
             let peer = self.exchange.peers.entry(sender.clone()).or_default();
-            peer.joined = digest.joined;
-            peer.matched.push((digest.from.clone(), digest.to.clone()));
-            self.consider_joined(now);
+            peer.joined = digest.joined.then_some(now);
+            peer.address = Some(from);
+            if !behind {
+                peer.matched.push((digest.from.clone(), digest.to.clone()));
+                self.consider_joined(now);
+            }
         }
     }
 
     /// Joined is who holds all that a member holds; where nobody is a member yet, all that every seed holds, or after a
-    /// while what those hold that answer.
+    /// while what those hold that answer. Who has no seeds is joined when nobody speaks to it.
     fn consider_joined(&mut self, now: Instant) {
         if self.is_joined() {
             return;
         }
         let matched: Vec<_> = self.exchange.peers.values().filter(|peer| cover_everything(&peer.matched)).collect();
-        let by_member = matched.iter().any(|peer| peer.joined);
+        let by_member = matched.iter().any(|peer| peer.joined.is_some());
+        let is_recent = |since: Instant| now.since(since) < PATIENCE;
+        let member_heard = self.exchange.peers.values().any(|peer| peer.joined.is_some_and(is_recent));
         let names = self.settings.seeds.iter().filter(|seed| matches!(seed, Seed::Name(..))).count();
-        let all_seeds = names == 0 && matched.len() >= self.exchange.seed_addresses.len();
-        let patience_over = now.since(self.exchange.started) >= PATIENCE;
-        if !matched.is_empty() && (by_member || all_seeds || patience_over) {
-            self.exchange.joined = true;
+        let matches = |seed: &SocketAddr| matched.iter().any(|peer| peer.address == Some(*seed));
+        let all_seeds = names == 0 && self.exchange.seed_addresses.iter().all(matches);
+        let patience_over = !member_heard && !is_recent(self.exchange.started);
+        let found = !matched.is_empty() && (by_member || (all_seeds && !member_heard) || patience_over);
+        let unheard = self.exchange.peers.is_empty() && self.membership.active().next().is_none();
+        let is_alone = self.exchange.is_seedless && unheard && now.since(self.exchange.started) >= LISTEN;
+        if found || is_alone {
+            self.exchange.joined_at = Some(now);
             self.exchange.peers.clear();
             self.dirty = true;
             self.notice(Notice::Joined { members: self.membership.active().count() + 1 });
@@ -376,8 +413,7 @@ impl Node {
     fn entry(&self, name: &NodeName, standing: bool, record: bool) -> Entry {
         let member = if *name == self.settings.name {
             let own = self.membership.identity();
-            let standing = Standing { down: self.leaving.is_some(), ..own_standing(own) };
-            Some((own.clone(), standing))
+            Some((own.clone(), own_standing(own)))
         } else {
             let found = self.membership.members().find(|(identity, _)| identity.name == *name);
             found.map(|(identity, standing)| (identity.clone(), standing))

@@ -1,6 +1,8 @@
 //! Leaving: every member is told directly, and asked whether it knows, until all do or time is up.
 //!
 //! A process that ends right after it said so leaves its peers ignorant for seconds, and its death looks like a failure.
+//! That it goes stands in its record alone. Foca's own word for it is the one for a failure, and travels apart from the
+//! record: who heard it first would tell of a failure. So foca goes on until the process ends, and finds it gone later.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,10 +30,11 @@ impl Node {
         if self.leaving.is_some() {
             return;
         }
-        let ignorant = self.membership.active().map(|identity| (identity.name.clone(), identity.address)).collect();
+        let introduced = self.exchange.introduced_to().map(|(name, address)| (name.clone(), address));
+        let active = self.membership.active().map(|identity| (identity.name.clone(), identity.address));
+        let ignorant = introduced.chain(active).collect();
         self.leaving = Some(Leaving { until: now + AT_MOST, told: false, ignorant });
         self.change_own_record(now);
-        self.membership.leave(now);
         self.spread_leave(now);
     }
 

@@ -74,8 +74,8 @@ pub struct Settings {
 pub enum SettingsError {
     /// What the node would say of itself does not fit into a datagram.
     #[error(
-        "the applications of this node take {0} bytes on the wire, {MAX_RECORD} are possible: use shorter names, fewer \
-         applications or fewer publish addresses"
+        "the applications and handlers of this node take {0} bytes on the wire, {MAX_RECORD} are possible: use shorter \
+         names, fewer of them or fewer publish addresses"
     )]
     RecordTooLarge(usize),
 }
@@ -228,6 +228,7 @@ enum Tick {
     Look,
     Exchange,
     Reconcile(usize),
+    LookAgain(ScopeKey),
     SpreadLeave,
 }
 
@@ -251,8 +252,12 @@ pub struct Node {
     plan: Plan,
     ledger: Ledger,
     books: BTreeMap<HandlerName, HandlerBook>,
+    /// When this node begins to run handlers; none before it knows enough to do so.
+    runs_from: Option<Instant>,
     /// The scopes that this node runs.
     own_scopes: std::collections::BTreeSet<ScopeKey>,
+    /// Those among them that may have had another runner until now, and when its last run is over.
+    look_again: BTreeMap<ScopeKey, Instant>,
     held: std::collections::BTreeSet<AppName>,
     next_local_event: u64,
     exchange: exchange::State,
@@ -284,7 +289,9 @@ impl Node {
             plan: Plan::default(),
             ledger: Ledger::default(),
             books: settings.handlers.iter().map(|h| (h.name.clone(), HandlerBook::default())).collect(),
+            runs_from: None,
             own_scopes: Default::default(),
+            look_again: BTreeMap::new(),
             held: Default::default(),
             next_local_event: 0,
             exchange: exchange::State::new(now.at, &settings),
@@ -298,7 +305,7 @@ impl Node {
             settings,
         };
         let record = node.own_record(1);
-        let size = record.encode().len();
+        let size = Record { handlers: node.handler_names(), ..record.clone() }.encode().len();
         if size > MAX_RECORD {
             return Err(SettingsError::RecordTooLarge(size));
         }
@@ -321,7 +328,7 @@ impl Node {
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
             Input::Datagram { from, data } => self.on_datagram(now, from, &data),
-            Input::Resolved { seed: _, addresses } => self.greet(now.at, addresses),
+            Input::Resolved { seed, addresses } => self.on_resolved(now.at, seed, addresses),
             Input::CheckDone { app, result } => self.on_check_done(now.at, app, result),
             Input::RunDone { id, end, took } => self.on_run_done(now, &id, end, took),
             Input::HandlerState { handler, state } => {
@@ -354,6 +361,7 @@ impl Node {
                 }
                 Tick::Exchange => self.exchange_with_somebody(now.at),
                 Tick::Reconcile(index) => self.on_reconcile(now, index),
+                Tick::LookAgain(key) => self.on_look_again(now, &key),
                 Tick::SpreadLeave => self.spread_leave(now.at),
             }
         }
@@ -363,7 +371,7 @@ impl Node {
     /// When to come back, at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let health = self.health.iter().filter(|_| self.leaving.is_none()).filter_map(Health::poll_timeout).min();
-        let ledger = self.ledger.poll_timeout().filter(|_| self.may_run());
+        let ledger = self.runs_from.filter(|_| self.may_run()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         [self.timers.next_at(), self.membership.poll_timeout(), contact, health, ledger].into_iter().flatten().min()
     }
@@ -385,6 +393,10 @@ impl Node {
             self.outputs.push_back(Output::RaiseGeneration(generation));
             self.notice(Notice::Rejoined { generation });
             self.exchange.contact_soon(now.at);
+            if self.leaving.is_some() {
+                // Who leaves says which life of it does.
+                self.change_own_record(now.at);
+            }
         }
         for identity in changes.returned {
             self.ask_about(&identity);
@@ -461,8 +473,13 @@ impl Node {
                 None
             }
         };
+        let is_confirmed = kept.is_some();
         for (from, payload) in kept.into_iter().flatten() {
             self.on_payload(now, from, sender, &payload);
+        }
+        if is_confirmed && !self.is_joined() {
+            // It may have spoken to an earlier life of this node: a member to join by, whoever the seeds are.
+            self.greet(now.at, vec![from]);
         }
     }
 
@@ -473,7 +490,7 @@ impl Node {
         self.count("accepted");
         match message {
             Message::Gossip(data) => {
-                if self.leaving.is_none() && self.membership.handle_data(now.at, &data).is_err() {
+                if self.membership.handle_data(now.at, &data).is_err() {
                     self.refuse(now.at, from, Refusal::Malformed);
                 }
             }
@@ -545,7 +562,12 @@ impl Node {
             sequence,
             leaving: self.leaving.as_ref().map(|_| self.membership.identity().generation),
             apps: apps.collect(),
+            handlers: if self.is_ready() { self.handler_names() } else { Vec::new() },
         }
+    }
+
+    fn handler_names(&self) -> Vec<HandlerName> {
+        self.settings.handlers.iter().map(|handler| handler.name.clone()).collect()
     }
 
     fn jittered(&mut self, period: Duration) -> Duration {

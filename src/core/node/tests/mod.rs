@@ -1,6 +1,8 @@
 //! Whole nodes against each other on a virtual network.
 
+mod hostile;
 mod net;
+mod trouble;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -375,9 +377,12 @@ fn a_seed_given_by_name_is_looked_up_until_it_answers() {
     let mut settings = net.settings(2);
     settings.seeds = vec![Seed::Name("seeds.example.org".into(), 7946)];
     net.start_as(2, settings);
+    net.run(5000);
+    assert_eq!(net.lookups, 1, "one at a time");
     net.handle(2, Input::Resolved { seed: 0, addresses: vec![] });
     net.run(5000);
     assert!(!net.node(2).is_joined());
+    assert_eq!(net.lookups, 2);
     net.handle(2, Input::Resolved { seed: 0, addresses: vec![address(9), address(1)] });
     net.run_until("joined", 5000, |net| net.all_see_up(3));
 }

@@ -57,7 +57,7 @@ pub(super) enum What {
 
 pub(super) struct Net {
     seed: u64,
-    rng: StdRng,
+    pub(super) rng: StdRng,
     now: Instant,
     slots: Vec<Slot>,
     arrivals: TimerQueue<Arrival>,
@@ -68,6 +68,14 @@ pub(super) struct Net {
     pub(super) run_ends: BTreeMap<usize, RunEnd>,
     pub(super) run_takes: Duration,
     pub(super) trace: Vec<Line>,
+    /// What the last run that worked has written: the members in the record of `www`.
+    pub(super) record: Vec<String>,
+    /// Nodes whose application answers well and badly in turn.
+    pub(super) flapping: BTreeSet<usize>,
+    /// How many datagrams were sent.
+    pub(super) sent: u64,
+    /// How many names were looked up.
+    pub(super) lookups: u64,
     /// Every datagram that was sent, when recording.
     pub(super) recorded: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
 }
@@ -110,6 +118,10 @@ impl Net {
             run_ends: BTreeMap::new(),
             run_takes: Duration::from_millis(20),
             trace: Vec::new(),
+            record: Vec::new(),
+            flapping: BTreeSet::new(),
+            sent: 0,
+            lookups: 0,
             recorded: None,
         }
     }
@@ -121,8 +133,8 @@ impl Net {
             net.start(slot);
         }
         net.run_until("all are joined and up", 30_000, |net| net.all_see_up(count));
-        // What the start brought about has been delivered.
-        net.run(2000);
+        // What the start brought about has been delivered, and looked at again.
+        net.run(12_000);
         net.trace.clear();
         net
     }
@@ -234,6 +246,8 @@ impl Net {
             let Some(output) = self.slots[slot].node.as_mut().and_then(Node::poll_output) else { return };
             match output {
                 Output::Send { to, data } => {
+                    self.sent += 1;
+                    assert!(data.len() <= crate::envelope::MAX_DATAGRAM);
                     if let Some(recorded) = &mut self.recorded {
                         recorded.push((from, to, data.clone()));
                     }
@@ -243,6 +257,7 @@ impl Net {
                     }
                 }
                 Output::Check { app } => {
+                    self.slots[slot].app_good ^= self.flapping.contains(&slot);
                     let good = self.slots[slot].app_good;
                     let took = Duration::from_millis(if good { 5 } else { 2000 });
                     self.arrivals.push(self.now + took, Arrival::CheckDone { node: slot, life, app, good });
@@ -256,7 +271,8 @@ impl Net {
                     self.slots[slot].left = true;
                     self.kill(slot);
                 }
-                Output::Resolve { .. } | Output::RaiseGeneration(_) => {}
+                Output::Resolve { .. } => self.lookups += 1,
+                Output::RaiseGeneration(_) => {}
             }
         }
     }
@@ -320,11 +336,26 @@ impl Net {
                 if self.slots[node].life == life {
                     let done = RunEnd::Done { changed: true, text: String::new() };
                     let end = self.run_ends.get(&node).cloned().unwrap_or(done);
+                    if matches!(end, RunEnd::Done { .. }) && run.snapshot.apps.contains_key(&www()) {
+                        self.record = wanted(&run);
+                    }
                     let id = run.delivery.id.clone();
                     self.handle(node, Input::RunDone { id, end, took: self.run_takes });
                 }
             }
         }
+    }
+
+    /// The running nodes whose application answers.
+    pub(super) fn healthy(&self) -> Vec<String> {
+        let good = self.running().filter(|slot| self.slots[*slot].app_good);
+        let mut names: Vec<_> = good.map(|slot| node_name(slot).to_string()).collect();
+        names.sort();
+        names
+    }
+
+    pub(super) fn is_running(&self, slot: usize) -> bool {
+        self.slots[slot].node.is_some()
     }
 
     fn running(&self) -> impl Iterator<Item = usize> {
