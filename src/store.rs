@@ -17,7 +17,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 pub use key::{KeyError, create_key_file, encode_key, new_key, read_key};
 
 /// A start may take so many generations beyond its first without writing any of them down.
-pub const GENERATIONS_AHEAD: u64 = 1024;
+pub const GENERATIONS_AHEAD: u64 = picored_core::record::RENEWALS;
 
 /// No mark is above this; what claims to be is damage. Milliseconds reach it in some hundred million years.
 const HIGHEST_GENERATION: u64 = 1 << 62;

@@ -18,6 +18,8 @@ use crate::name::{AppName, HandlerName, NodeName};
 pub const MAX_RECORD: usize = 700;
 /// What of [`MAX_RECORD`] is left for applications when the node's name is as long as it can be.
 pub const MAX_APPS_BYTES: usize = MAX_RECORD - crate::name::MAX_LEN - 40;
+/// A life takes at most so many generations above its boot; the boot of the next lies above them.
+pub const RENEWALS: u64 = 1024;
 /// So many records are kept at most; a cluster has a few hundred.
 pub const MAX_RECORDS: usize = 4096;
 
@@ -92,6 +94,11 @@ impl Record {
     /// The record's place in the order of its owner's records.
     pub fn version(&self) -> Version {
         (self.boot, self.sequence)
+    }
+
+    /// Whether it was written in the life of its owner that has this generation: the boot, or a renewal of it.
+    pub fn is_of_life(&self, generation: u64) -> bool {
+        (self.boot..=self.boot.saturating_add(RENEWALS)).contains(&generation)
     }
 
     /// The record as bytes.

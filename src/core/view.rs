@@ -165,13 +165,16 @@ fn member_event(wall: Wall, own: &NodeName, before: Option<&Member>, fact: &Fact
 
 fn apps_after(before: Option<&Member>, fact: &Fact<'_>) -> BTreeMap<AppName, MemberApp> {
     let apps = fact.record.into_iter().flat_map(|record| &record.apps);
+    // What was said in an earlier life is no word on this one.
+    let is_said_now = fact.record.is_some_and(|record| record.is_of_life(fact.generation));
     apps.map(|app| {
         let was_up = before.and_then(|member| member.apps.get(&app.name)).filter(|before| before.up);
         let is_there = fact.state.is_active();
-        let after = match (app.state, was_up) {
+        let said = if is_said_now || !is_there { app.state } else { AppState::Unknown };
+        let after = match (said, was_up) {
             // As it was, at its old address if that has changed: at the new one nothing was ever seen to be up.
             (AppState::Unknown, Some(before)) => {
-                MemberApp { state: app.state, up: is_there, port: before.port, publish: before.publish.clone() }
+                MemberApp { state: said, up: is_there, port: before.port, publish: before.publish.clone() }
             }
             (state, _) => {
                 let up = state == AppState::Up && is_there;
@@ -246,7 +249,18 @@ mod tests {
         assert_eq!(step(&mut view, &[("a", 1, Suspect, Some(&up))]), [""; 0]);
         assert_eq!(step(&mut view, &[("a", 1, Down, Some(&up))]), ["member-down/a/1", "member-down/a/1/www"]);
         assert_eq!(step(&mut view, &[("a", 1, Down, Some(&up))]), [""; 0], "once");
+        // It was taken for dead and refuted: the same life, in which it was up.
         assert_eq!(step(&mut view, &[("a", 2, Alive, Some(&up))]), ["member-up/a/2", "member-up/a/2/www"]);
+    }
+
+    #[test]
+    fn what_a_member_said_in_an_earlier_life_does_not_bring_it_back() {
+        let mut view = View::default();
+        let (up, later) = (record("a", 1, 2, AppState::Up), record("a", 5000, 2, AppState::Up));
+        step(&mut view, &[("a", 1, Alive, Some(&up))]);
+        step(&mut view, &[("a", 1, Down, Some(&up))]);
+        assert_eq!(step(&mut view, &[("a", 5000, Alive, Some(&up))]), ["member-up/a/5000"]);
+        assert_eq!(step(&mut view, &[("a", 5000, Alive, Some(&later))]), ["app-up/www/a/5000/2"]);
     }
 
     #[test]
