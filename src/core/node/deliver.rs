@@ -71,7 +71,8 @@ impl Node {
             self.take_over(now, has_new_runners);
             // An address may move while its application stays up: nothing happened, and yet another set is wanted.
             for app in changed.iter().filter(|app| !events.iter().any(|event| event.app.as_ref() == Some(app))) {
-                let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.app.as_ref() == Some(app)).cloned().collect();
+                let keys: Vec<_> =
+                    self.own_scopes.iter().filter(|key| key.app.as_ref() == Some(app)).cloned().collect();
                 for key in keys {
                     self.reconcile_scope(now, &key);
                 }

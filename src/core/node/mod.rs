@@ -371,7 +371,8 @@ impl Node {
     /// When to come back, at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let health = self.health.iter().filter(|_| self.leaving.is_none()).filter_map(Health::poll_timeout).min();
-        let ledger = self.runs_from.filter(|_| self.may_run()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
+        let ledger =
+            self.runs_from.filter(|_| self.may_run()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         [self.timers.next_at(), self.membership.poll_timeout(), contact, health, ledger].into_iter().flatten().min()
     }
