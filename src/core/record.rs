@@ -9,15 +9,17 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::mpsc;
 
+use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
 use crate::name::{AppName, HandlerName, NodeName};
 
 /// An encoded record is at most this long, in bytes, so that it fits into one datagram beside foca's header.
-pub const MAX_RECORD: usize = 700;
-/// What of [`MAX_RECORD`] is left for applications when the node's name is as long as it can be.
-pub const MAX_APPS_BYTES: usize = MAX_RECORD - crate::name::MAX_LEN - 40;
+pub const MAX_RECORD: usize = 820;
+/// What of [`MAX_RECORD`] is left for applications when the node's name is as long, and its handlers are as many, as can
+/// be.
+pub const MAX_APPS_BYTES: usize = MAX_RECORD - crate::name::MAX_LEN - 40 - 4 * crate::config::MAX_HANDLERS;
 /// A life takes at most so many generations above its boot; the boot of the next lies above them.
 pub const RENEWALS: u64 = 1024;
 /// So many records are kept at most; a cluster has a few hundred.
@@ -73,6 +75,19 @@ impl AppRecord {
     }
 }
 
+/// A handler's name in four bytes: a record has no room for more, and on one node no two of them are ever alike but by a
+/// chance of one in a hundred million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlerTag([u8; 4]);
+
+impl HandlerTag {
+    /// The tag of `name`: equal names have equal ones on every node.
+    pub fn new(name: &HandlerName) -> Self {
+        let hash = digest::digest(&digest::SHA256, name.as_str().as_bytes());
+        Self(hash.as_ref()[..4].try_into().expect("SHA-256 has more than 4 bytes"))
+    }
+}
+
 /// All that one node says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -87,7 +102,7 @@ pub struct Record {
     /// The owner's applications.
     pub apps: Vec<AppRecord>,
     /// The handlers that the owner can run now: none before it knows how the cluster's applications stand.
-    pub handlers: Vec<HandlerName>,
+    pub handlers: Vec<HandlerTag>,
 }
 
 impl Record {

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::event::{Event, EventKind};
-use crate::name::{AppName, HandlerName, NodeName};
-use crate::record::{AppState, Record};
+use crate::name::{AppName, NodeName};
+use crate::record::{AppState, HandlerTag, Record};
 use crate::snapshot::{Endpoint, MemberInfo, MemberState};
 use crate::time::Wall;
 
@@ -40,13 +40,13 @@ pub struct Member {
     /// Its applications.
     pub apps: BTreeMap<AppName, MemberApp>,
     /// The handlers that it can run now; `None` before it has said anything of itself.
-    pub handlers: Option<Vec<HandlerName>>,
+    pub handlers: Option<Vec<HandlerTag>>,
 }
 
 impl Member {
     /// Whether it is there and says that it can run `handler`.
-    pub fn can_run(&self, handler: &HandlerName) -> bool {
-        self.state.is_active() && self.handlers.as_ref().is_some_and(|handlers| handlers.contains(handler))
+    pub fn can_run(&self, handler: HandlerTag) -> bool {
+        self.state.is_active() && self.handlers.as_ref().is_some_and(|handlers| handlers.contains(&handler))
     }
 
     /// Whether nothing is missing here: it is gone, or has said how its applications stand, now or in an earlier life.

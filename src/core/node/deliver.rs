@@ -18,6 +18,7 @@ use crate::identity::Identity;
 use crate::ledger::{Delivery, Outcome, ScopeKey};
 use crate::name::AppName;
 use crate::plan::{self, Update};
+use crate::record::HandlerTag;
 use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
 use crate::status::LastRun;
 use crate::time::{Instant, Now};
@@ -154,10 +155,10 @@ impl Node {
     }
 
     fn runs(&self, key: &ScopeKey) -> bool {
-        let own = &self.settings.name;
+        let (own, handler) = (&self.settings.name, HandlerTag::new(&key.handler));
         let eligible = self.view.members().iter().filter(|(name, member)| {
             // Of itself this node knows sooner than its view.
-            if *name == own { self.is_ready() } else { member.can_run(&key.handler) }
+            if *name == own { self.is_ready() } else { member.can_run(handler) }
         });
         plan::runner(&key.handler, key.scope(), eligible.map(|(name, _)| name)) == Some(own)
     }

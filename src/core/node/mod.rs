@@ -31,7 +31,7 @@ use crate::membership::Membership;
 use crate::message::Message;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::plan::Plan;
-use crate::record::{AppRecord, AppState, MAX_RECORD, Record, Records};
+use crate::record::{AppRecord, AppState, HandlerTag, MAX_RECORD, Record, Records};
 use crate::snapshot::Snapshot;
 use crate::status::LastRun;
 use crate::time::{Instant, Now, TimerQueue};
@@ -305,7 +305,7 @@ impl Node {
             settings,
         };
         let record = node.own_record(1);
-        let size = Record { handlers: node.handler_names(), ..record.clone() }.encode().len();
+        let size = Record { handlers: node.handler_tags(), ..record.clone() }.encode().len();
         if size > MAX_RECORD {
             return Err(SettingsError::RecordTooLarge(size));
         }
@@ -563,12 +563,12 @@ impl Node {
             sequence,
             leaving: self.leaving.as_ref().map(|_| self.membership.identity().generation),
             apps: apps.collect(),
-            handlers: if self.is_ready() { self.handler_names() } else { Vec::new() },
+            handlers: if self.is_ready() { self.handler_tags() } else { Vec::new() },
         }
     }
 
-    fn handler_names(&self) -> Vec<HandlerName> {
-        self.settings.handlers.iter().map(|handler| handler.name.clone()).collect()
+    fn handler_tags(&self) -> Vec<HandlerTag> {
+        self.settings.handlers.iter().map(|handler| HandlerTag::new(&handler.name)).collect()
     }
 
     fn jittered(&mut self, period: Duration) -> Duration {

@@ -13,7 +13,7 @@ use crate::envelope::{Cluster, ClusterKey, Sealer};
 use crate::identity::Identity;
 use crate::message::{Digest, DigestLine, Entry, Message, Standing};
 use crate::name::{ClusterName, HandlerName, NodeName};
-use crate::record::Record;
+use crate::record::{HandlerTag, Record};
 
 const NODES: usize = 3;
 /// The generation of the first nodes of a settled net.
@@ -89,7 +89,7 @@ fn any_record(rng: &mut StdRng) -> Record {
         sequence: any_number(rng),
         leaving: maybe(rng, any_number),
         apps: vec![],
-        handlers: vec![HandlerName::new("dns").unwrap()],
+        handlers: vec![HandlerTag::new(&HandlerName::new("dns").unwrap())],
     }
 }
 

@@ -4,15 +4,16 @@ mod hostile;
 mod net;
 mod trouble;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Input, Notice};
-use crate::config::Seed;
+use crate::config::{App, Handler, MAX_HANDLERS, Seed};
 use crate::envelope::ClusterKey;
 use crate::event::{EventKind, RunEnd};
 use crate::ledger::Outcome;
-use crate::name::ClusterName;
+use crate::name::{AppName, ClusterName, HandlerName, MAX_LEN, NodeName};
+use crate::record::{AppRecord, MAX_APPS_BYTES};
 use net::{Net, What, address, node_name, seeds, wanted, www};
 
 #[test]
@@ -30,6 +31,31 @@ fn nodes_find_each_other_and_share_their_states() {
             net.run_until("all see all up", 10_000, |net| net.all_see_up(count));
         }
     }
+}
+
+#[test]
+fn the_longest_names_and_the_largest_records_still_get_through() {
+    let mut net = Net::new(1);
+    for slot in 0..4 {
+        let mut settings = net.settings(slot);
+        settings.name = NodeName::new(&format!("{slot}{}", "x".repeat(MAX_LEN - 1))).unwrap();
+        let handler = settings.handlers[0].clone();
+        settings.handlers.extend(
+            (1..MAX_HANDLERS).map(|index| Handler {
+                name: HandlerName::new(&format!("handler{index}")).unwrap(),
+                ..handler.clone()
+            }),
+        );
+        let publish = |index: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, slot as u16, index]);
+        settings.apps[0].publish = (0..16).map(publish).collect();
+        let second = App { name: AppName::new("second").unwrap(), ..settings.apps[0].clone() };
+        let size = AppRecord::largest(&second).encoded_len() + AppRecord::largest(&settings.apps[0]).encoded_len();
+        assert!((MAX_APPS_BYTES - 17..=MAX_APPS_BYTES).contains(&size), "as large as the config takes them: {size}");
+        settings.apps.push(second);
+        net.start_as(slot, settings);
+    }
+    net.loss = 0.1;
+    net.run_until("all see all up", 30_000, |net| net.all_see_up(4));
 }
 
 #[test]
