@@ -7,7 +7,7 @@ use url::Url;
 
 use super::super::error::{Findings, Reported, all};
 use super::super::raw::{Table, Text};
-use super::super::{App, Check, Handler, MAX_PUBLISH_PER_APP};
+use super::super::{App, Check, MAX_PUBLISH_PER_APP};
 use super::at_most;
 use super::value::{count, duration, name, not_dialable};
 use crate::policy::quoted;
@@ -23,28 +23,19 @@ const MAX_STATUS_RANGES: usize = 16;
 
 /// All apps, and what holds for them together.
 pub(super) fn apps(tables: &[Table<'_>], findings: &mut Findings) -> Result<Vec<App>, Reported> {
-    all(tables.iter().map(|table| app(table, findings)))
-}
-
-/// What a node says of itself has to fit a datagram: its apps, beside the names of its handlers.
-pub(super) fn sizes(
-    apps: &[App],
-    tables: &[Table<'_>],
-    handlers: &[Handler],
-    findings: &mut Findings,
-) -> Result<(), Reported> {
-    let mut total: usize = handlers.iter().map(|handler| handler.name.as_str().len() + 1).sum();
+    let apps = all(tables.iter().map(|table| app(table, findings)))?;
+    let mut total = 0;
     for (app, table) in apps.iter().zip(tables) {
         total += AppRecord::largest(app).encoded_len();
         if total > MAX_APPS_BYTES {
             let message = format!(
-                "the handlers' names and the apps up to this one take {total} bytes of a datagram, {MAX_APPS_BYTES} are \
-                 possible; a name takes its length, an address 5 bytes (IPv4) or 17 (IPv6)"
+                "the apps up to this one take {total} bytes of a datagram, {MAX_APPS_BYTES} are possible; a name takes \
+                 its length, an address 5 bytes (IPv4) or 17 (IPv6)"
             );
             return Err(findings.report(table.place_of("publish"), message, "leave some out, or use shorter names"));
         }
     }
-    Ok(())
+    Ok(apps)
 }
 
 fn app(table: &Table<'_>, findings: &mut Findings) -> Result<App, Reported> {

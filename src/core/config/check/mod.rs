@@ -46,20 +46,17 @@ pub(super) fn config(text: &str, findings: &mut Findings) -> Result<Config, Repo
         reachability(node_table, node, cluster_table, cluster, findings);
     }
 
-    let app_tables = root.tables("app", "[[app]]", &app::KEYS, findings);
-    let apps = app_tables.as_ref().map_err(|reported| *reported).and_then(|tables| {
+    let apps = root.tables("app", "[[app]]", &app::KEYS, findings).and_then(|tables| {
         at_most(MAX_APPS, "[[app]]", tables.iter().map(Table::place), findings)?;
-        unique("apps", tables, findings);
-        app::apps(tables, findings)
+        unique("apps", &tables, findings);
+        app::apps(&tables, findings)
     });
     let handlers = root.tables("handler", "[[handler]]", &handler::KEYS, findings).and_then(|tables| {
         at_most(MAX_HANDLERS, "[[handler]]", tables.iter().map(Table::place), findings)?;
         unique("handlers", &tables, findings);
         all(tables.iter().map(|table| handler::handler(table, findings)))
     });
-    let (apps, handlers) = (apps?, handlers?);
-    app::sizes(&apps, &app_tables?, &handlers, findings)?;
-    Ok(Config { node: node?, cluster: cluster?, apps, handlers })
+    Ok(Config { node: node?, cluster: cluster?, apps: apps?, handlers: handlers? })
 }
 
 /// The section at `key`, which has to be there.
