@@ -17,12 +17,13 @@ use crate::time::{Instant, Now, TimerQueue, Wall};
 
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
-/// The seed of a test: its own, or the one to replay.
-#[expect(clippy::disallowed_methods, reason = "the one way to replay a seed")]
+/// The seeds of a test: so many, or as many as the long run asks for, or the one to replay.
+#[expect(clippy::disallowed_methods, reason = "the one way to replay a seed, and to try more")]
 pub(super) fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("PICORED_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("PICORED_SEED") {
         Some(seed) => vec![seed],
-        None => (1..=count).collect(),
+        None => (1..=number("PICORED_SEEDS").map_or(count, |asked| asked.max(count))).collect(),
     }
 }
 
