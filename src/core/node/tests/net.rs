@@ -68,6 +68,8 @@ pub(super) struct Net {
     /// How the runs of a node end; default: done.
     pub(super) run_ends: BTreeMap<usize, RunEnd>,
     pub(super) run_takes: Duration,
+    /// Nodes whose runs take nine seconds.
+    pub(super) slow: BTreeSet<usize>,
     pub(super) trace: Vec<Line>,
     /// What the last run that worked has written: the members in the record of `www`.
     pub(super) record: Vec<String>,
@@ -118,6 +120,7 @@ impl Net {
             cut: BTreeSet::new(),
             run_ends: BTreeMap::new(),
             run_takes: Duration::from_millis(20),
+            slow: BTreeSet::new(),
             trace: Vec::new(),
             record: Vec::new(),
             flapping: BTreeSet::new(),
@@ -265,7 +268,8 @@ impl Net {
                 }
                 Output::Invoke(run) => {
                     self.trace.push(Line { at_ms, node: slot, what: What::Run(run.clone()) });
-                    self.arrivals.push(self.now + self.run_takes, Arrival::RunDone { node: slot, life, run });
+                    let takes = if self.slow.contains(&slot) { Duration::from_secs(9) } else { self.run_takes };
+                    self.arrivals.push(self.now + takes, Arrival::RunDone { node: slot, life, run });
                 }
                 Output::Notice(notice) => self.trace.push(Line { at_ms, node: slot, what: What::Notice(notice) }),
                 Output::Left => {

@@ -10,6 +10,9 @@ use super::super::Notice;
 use super::net::{Net, What, address, node_name, seeds, wanted, www};
 use crate::config::Seed;
 use crate::event::{EventKind, RunEnd};
+use crate::ledger::Outcome;
+use crate::name::{HandlerName, NodeName};
+use crate::plan::runner;
 
 /// No run may have left out an application that was up all the time.
 fn assert_nothing_taken_out(net: &Net, healthy: std::ops::Range<usize>) {
@@ -26,6 +29,13 @@ fn restart(net: &mut Net, slot: usize, down_ms: u64) {
     net.kill(slot);
     net.run(down_ms);
     net.start(slot);
+}
+
+/// Who runs the scope of `www` among the nodes in `slots` and `other`.
+fn runner_of(slots: &[usize], other: &NodeName) -> NodeName {
+    let mut names: Vec<_> = slots.iter().map(|slot| node_name(*slot)).collect();
+    names.push(other.clone());
+    runner(&HandlerName::new("dns").unwrap(), "www", names.iter()).unwrap().clone()
 }
 
 #[test]
@@ -110,14 +120,11 @@ fn a_scope_is_run_by_a_node_that_has_its_handler() {
 #[test]
 fn an_application_whose_checks_never_agree_does_not_hold_up_the_rest() {
     let mut net = Net::settled(1, 2);
+    (0..2).for_each(|slot| net.kill(slot));
     net.flapping.insert(0);
-    restart(&mut net, 0, 300);
-    net.run(40_000);
-    net.trace.clear();
-    net.flapping.clear();
-    net.set_app(0, true);
-    net.set_app(1, false);
-    net.run_until("told of the other's application", 20_000, |net| !net.runs().is_empty());
+    (0..2).for_each(|slot| net.start(slot));
+    net.run_until("the other's is published", 60_000, |net| !net.runs().is_empty());
+    assert_eq!(wanted(net.runs()[0].2), ["web2"]);
 }
 
 #[test]
@@ -144,6 +151,39 @@ fn who_leaves_while_it_joins_is_gone_at_once() {
         assert_eq!(net.events(EventKind::MemberDown), []);
         assert_nothing_taken_out(&net, 0..3);
     }
+}
+
+#[test]
+fn who_leaves_begins_nothing_more() {
+    let mut net = Net::settled(1, 3);
+    for slot in 0..3 {
+        net.run_ends.insert(slot, RunEnd::Retry("refused".into()));
+    }
+    net.set_app(0, false);
+    net.run_until("a run has failed", 20_000, |net| net.outcomes().contains(&Outcome::Retry));
+    let runner = net.runs()[0].1;
+    net.trace.clear();
+    // Nobody hears it: it waits for as long as it may, and the next try falls due.
+    net.cut = (0..3).flat_map(|a| (a..3).map(move |b| (a, b))).collect();
+    net.leave(runner);
+    net.run_until("it ends", 3500, |net| net.has_left(runner));
+    assert!(net.runs().iter().all(|(_, node, _)| *node != runner));
+}
+
+#[test]
+fn who_takes_over_does_at_once_what_its_predecessor_could_not() {
+    let mut net = Net::settled(1, 3);
+    for slot in 0..3 {
+        net.run_ends.insert(slot, RunEnd::Retry("refused".into()));
+    }
+    net.set_app(0, false);
+    net.run_until("a run has failed", 20_000, |net| net.outcomes().contains(&Outcome::Retry));
+    let mut settings = net.settings(3);
+    settings.apps.clear();
+    settings.name = (3..).map(node_name).find(|name| runner_of(&[0, 1, 2], name) == *name).unwrap();
+    net.start_as(3, settings);
+    let handler_timeout = 10_000;
+    net.run_until("the newcomer has done it", handler_timeout / 2, |net| net.record == ["web2", "web3"]);
 }
 
 #[test]
@@ -235,11 +275,23 @@ fn nodes_that_start_together_do_not_all_run_the_handler() {
 
 #[test]
 fn halves_that_meet_again_agree_on_the_record() {
-    for seed in seeds(8) {
-        let mut net = Net::settled(seed, 4);
-        net.cut = [(0, 2), (0, 3), (1, 2), (1, 3)].into();
+    let runner = (0..4).find(|slot| runner_of(&[0, 1, 2, 3], &node_name(*slot)) == node_name(*slot)).unwrap();
+    for seed in seeds(6) {
+        let mut net = Net::new(seed);
+        for slot in 0..4 {
+            let mut settings = net.settings(slot);
+            if slot != runner {
+                settings.handlers[0].reconcile_every = Duration::from_secs(10);
+            }
+            net.start_as(slot, settings);
+        }
+        net.run_until("all are up", 30_000, |net| net.all_see_up(4));
+        let (same, others) = ((runner + 1) % 4, [(runner + 2) % 4, (runner + 3) % 4]);
+        let pair = |a: usize, b: usize| (a.min(b), a.max(b));
+        net.cut = others.iter().flat_map(|other| [pair(runner, *other), pair(same, *other)]).collect();
+        // The other half has a run under way nearly all the time, and what that writes is its half of the addresses.
+        net.slow = others.into();
         net.run(40_000);
-        net.run_takes = Duration::from_secs(2);
         net.cut.clear();
         net.run_until("healed", 60_000, |net| net.all_see_up(4));
         net.run(15_000);
