@@ -2,7 +2,7 @@
 //!
 //! Foca's timers live in one ordered queue here, its packets leave through [`Membership::take_sends`], and what it says
 //! of members is read from its list, never counted from its notifications: those are only a hint to look. What is added:
-//! no word of death to a member that has refuted in time, at least [`MIN_TRANSMISSIONS`] transmissions of every update,
+//! no word of death to a member that has refuted in time, at least `MIN_TRANSMISSIONS` transmissions of every update,
 //! a suspicion time that follows the cluster's size, and no verdict right after this process itself stood still.
 
 use std::collections::BTreeMap;

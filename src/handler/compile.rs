@@ -2,7 +2,7 @@
 //! to stdout.
 //!
 //! Cranelift never runs in the daemon: it takes hundreds of megabytes for large guests, and a component may be built to
-//! take more. [`child_main`] confines itself before it reads a byte; [`compile`] is the daemon's side.
+//! take more. [`child_main`] confines itself before it reads a byte; `compile` is the daemon's side.
 
 use std::fs::File;
 use std::io::{Read, Write};

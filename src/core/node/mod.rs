@@ -3,7 +3,7 @@
 //! Inputs go in by [`Node::handle`], time by [`Node::handle_timeout`] (at [`Node::poll_timeout`]), effects come out of
 //! [`Node::poll_output`]. Nothing is called back and nothing is shared. The path of one event runs through this module
 //! from top to bottom: a datagram is opened, foca or a record changes, the view is compared with the one before
-//! ([`deliver`]), and what a handler shall hear of leaves as [`Output::Invoke`].
+//! (`deliver`), and what a handler shall hear of leaves as [`Output::Invoke`].
 
 mod deliver;
 mod exchange;
