@@ -174,3 +174,26 @@ fn two_that_hold_each_other_for_dead_do_not_shout_it_without_end() {
     net.run(60_000);
     assert!(net.sent / 60 < 100, "{} datagrams in a minute", net.sent);
 }
+
+#[test]
+fn who_hears_a_member_does_not_go_on_without_it() {
+    let mut net = Net::settled(1, NODES);
+    let mut evil = Evil::new();
+    net.recorded = Some(Vec::new());
+    (1..3).for_each(|slot| net.kill(slot));
+    net.cut = [(0, 1), (0, 2)].into();
+    (1..3).for_each(|slot| net.start(slot));
+    // A member that holds what they lack, and never gets it across.
+    let standing = Standing { generation: BORN, down: false, incarnation: 0, suspect: false };
+    let lines = vec![DigestLine { node: name("nobody"), standing: Some(standing), record: None }];
+    let digest = Message::Digest(Digest { from: None, to: None, reply: false, joined: true, lines });
+    for _ in 0..20 {
+        for slot in 1..3 {
+            evil.say(&mut net, slot, &digest);
+            evil.listen(&mut net);
+        }
+        net.run(1000);
+    }
+    assert!(!net.node(1).is_joined() && !net.node(2).is_joined());
+    net.run_until("it has been silent for long enough", 20_000, |net| net.node(1).is_joined());
+}

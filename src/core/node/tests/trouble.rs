@@ -220,6 +220,18 @@ fn nobody_goes_on_with_a_part_of_its_cluster() {
 }
 
 #[test]
+fn two_that_miss_the_rest_wait_for_it_before_they_go_on_alone() {
+    let mut net = Net::settled(1, 3);
+    (1..3).for_each(|slot| net.kill(slot));
+    net.cut = [(0, 1), (0, 2)].into();
+    (1..3).for_each(|slot| net.start(slot));
+    net.run(8000);
+    assert!(!net.node(1).is_joined() && !net.node(2).is_joined());
+    // For ever would be too long: the rest may be dead.
+    net.run_until("they go on", 10_000, |net| net.node(1).is_joined() && net.node(2).is_joined());
+}
+
+#[test]
 fn a_first_node_without_seeds_finds_its_cluster_again() {
     for seed in seeds(5) {
         let mut net = Net::new(seed);
