@@ -462,6 +462,19 @@ mod tests {
     }
 
     #[test]
+    fn a_suspect_has_more_time_in_a_larger_cluster() {
+        let mut a = node("a");
+        a.apply(at(0), (0..99).map(|i| alive(&format!("n{i}"), 1)).collect());
+        let mut ms = 0;
+        while a.suspects().count() == 0 {
+            a.handle_timeout(at(ms));
+            ms += 50;
+        }
+        (ms..ms + 7900).step_by(50).for_each(|ms| a.handle_timeout(at(ms)));
+        assert_eq!(a.active().count(), 99);
+    }
+
+    #[test]
     fn a_process_that_stood_still_gives_no_verdict_at_once() {
         let mut a = node("a");
         a.apply(at(0), vec![alive("b", 1), alive("c", 1)]);

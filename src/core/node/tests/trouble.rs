@@ -376,3 +376,59 @@ fn stir(seed: u64) {
 fn after_whatever_happened_the_record_is_right() {
     seeds(10).into_iter().for_each(stir);
 }
+
+fn verdict_is_told(net: &Net) -> bool {
+    net.trace.iter().any(|line| matches!(&line.what, What::Notice(Notice::Health { .. })))
+}
+
+#[test]
+fn news_do_not_wait_for_the_next_round() {
+    let mut net = Net::settled(1, 3);
+    net.set_app(1, false);
+    net.run_until("a verdict", 20_000, verdict_is_told);
+    net.run(10);
+    assert_eq!(net.events(EventKind::AppDown).len(), 3);
+}
+
+#[test]
+fn what_gossip_lost_comes_by_the_exchange() {
+    let mut net = Net::settled(1, 3);
+    net.set_app(1, false);
+    net.run_until("a verdict", 20_000, verdict_is_told);
+    // For as long as the news is spread, but not long enough to be taken for dead.
+    net.cut = [(0, 2), (1, 2)].into();
+    net.run(2500);
+    net.cut.clear();
+    assert_eq!(net.events(EventKind::AppDown).len(), 2);
+    net.run_until("the third knows", 40_000, |net| net.events(EventKind::AppDown).len() == 3);
+    assert_eq!(net.events(EventKind::MemberDown), []);
+}
+
+#[test]
+fn those_that_return_are_asked_what_they_have_to_say() {
+    for seed in seeds(3) {
+        let mut net = Net::settled(seed, 6);
+        net.cut = (0..3).flat_map(|a| (3..6).map(move |b| (a, b))).collect();
+        net.run(20_000);
+        net.set_app(5, false);
+        net.run(20_000);
+        net.cut.clear();
+        let knows = |net: &Net, slot: usize| {
+            let member = net.node(slot).status().members.into_iter().find(|member| member.name == "web6").unwrap();
+            member.state == "alive" && member.apps[0].state == "down"
+        };
+        net.run_until("one knows", 60_000, |net| (0..3).any(|slot| knows(net, slot)));
+        net.run_until("all know", 3000, |net| (0..3).all(|slot| knows(net, slot)));
+    }
+}
+
+#[test]
+fn a_split_heals_when_all_seeds_are_dead() {
+    let mut net = Net::settled(1, 5);
+    (0..2).for_each(|slot| net.kill(slot));
+    net.run(15_000);
+    net.cut = [(2, 3), (2, 4)].into();
+    net.run(40_000);
+    net.cut.clear();
+    net.run_until("healed", 60_000, |net| net.all_see_up(3));
+}
