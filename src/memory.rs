@@ -3,6 +3,8 @@
 
 #[cfg(target_os = "linux")]
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Memory of this process in bytes; `None` where the system does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +54,27 @@ pub fn release() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// More than this is looked at as a burst that may be given back while it lasts, in bytes.
+const HIGH: u64 = 9 << 20;
+
+/// [`release`]s when more than [`HIGH`] is resident, and at most once a second: a node whose handlers never fall quiet
+/// would else keep every page that the kernel maps around the ones it uses.
+pub fn release_if_high() {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if LAST.load(Ordering::Relaxed) != second && resident().is_some_and(|bytes| bytes > HIGH) {
+        LAST.store(second, Ordering::Relaxed);
+        release();
+    }
+}
+
+/// What is resident, in bytes, from a count that costs the kernel nothing to tell; some hundred kilobytes inexact.
+fn resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
 }
 
 /// Drops the pages of a range that [`unchanging`] found in the program or in a library that it was started with.
@@ -142,6 +165,14 @@ mod tests {
             unmap(found.unwrap_or_else(|| panic!("{address:x} in\n{smaps}")));
         }
         assert_eq!(parse("Rss: 4 kB\n").resident_bytes, Some(4096));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_cheap_count_is_near_the_exact_one() {
+        let (cheap, exact) = (resident().unwrap(), current().resident_bytes.unwrap());
+        assert!(cheap.abs_diff(exact) < 64 << 20, "{cheap} and {exact}");
+        assert!(cheap > 1 << 20);
     }
 
     #[cfg(target_os = "linux")]

@@ -267,6 +267,7 @@ impl Drop for Using {
     fn drop(&mut self) {
         let mut code = self.loaded.code();
         code.running -= 1;
+        crate::memory::release_if_high();
         if !std::mem::replace(&mut code.watched, true) {
             let quiet = self.loaded.host.limits.quiet;
             tokio::spawn(Loaded::watch(Arc::downgrade(&self.loaded), quiet));
