@@ -2,6 +2,7 @@
 //! JSON logs line by line.
 //!
 //! Everything is in a temporary folder; processes end with the [`Cluster`]. It measures and judges nothing itself.
+#![allow(dead_code, reason = "each program that includes it uses its own part")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -35,6 +36,11 @@ impl Line {
     /// A field's text; empty if it has none.
     pub(crate) fn text(&self, field: &str) -> &str {
         self.fields[field].as_str().unwrap_or_default()
+    }
+
+    /// The node and all that it wrote.
+    pub(crate) fn shown(&self) -> String {
+        format!("{} {}", name(self.node), self.fields)
     }
 
     /// Whether it says `message` of a handler's run: `started` or `ended`.
@@ -133,9 +139,14 @@ impl Cluster {
         }
     }
 
+    /// A line that has been logged and not looked at yet, if there is one.
+    pub(crate) fn next_line(&self) -> Option<Line> {
+        self.lines.try_recv().ok()
+    }
+
     /// Forgets what was logged so far.
     pub(crate) fn skip_lines(&self) {
-        while self.lines.try_recv().is_ok() {}
+        while self.next_line().is_some() {}
     }
 
     /// Waits until every node sees every node alive, with each application up, and has its handlers ready.

@@ -7,6 +7,8 @@
 mod cluster;
 mod idle;
 mod memory;
+#[path = "../network.rs"]
+mod network;
 mod process;
 
 use std::path::PathBuf;

@@ -117,7 +117,7 @@ pub async fn resolve(dns: SocketAddr, name: &Name) -> anyhow::Result<Vec<IpAddr>
     let mut question = Message::query();
     question.metadata.id = random_u16()?;
     question.add_query(query.clone());
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.connect(dns).await?;
     socket.send(&question.to_vec()?).await?;
     let mut buffer = [0; 4096];

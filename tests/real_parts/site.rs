@@ -1,0 +1,262 @@
+//! The site: five machines with a web server and a picored node each, PowerDNS on a sixth, and what may happen to them.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::{Cluster, name};
+use crate::network::{Held, Machine, Network, address};
+use crate::powerdns::{API_KEY, API_PORT, PowerDns, RECORD, ZONE};
+use crate::watch::Watch;
+
+pub(crate) const SERVERS: usize = 5;
+/// PowerDNS's number on the network.
+const DNS: u8 = 53;
+/// So many lines of the nodes' logs are shown when a round fails.
+const LAST_LINES: usize = 200;
+
+/// What may befall a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// All its processes are gone at once.
+    Crashes,
+    /// Its cable is pulled out.
+    CutOff,
+    /// Its web server is gone, picored is not.
+    SiteStops,
+    /// Its web server takes connections and answers nothing.
+    SiteHangs,
+    /// picored is gone, its web server is not.
+    NodeKilled,
+    /// picored is told to stop.
+    NodeLeaves,
+    /// picored is gone and started again at once: no trouble to the site.
+    NodeRestarts,
+}
+
+impl Trouble {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Crashes,
+        Self::CutOff,
+        Self::SiteStops,
+        Self::SiteHangs,
+        Self::NodeKilled,
+        Self::NodeLeaves,
+        Self::NodeRestarts,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Crashes => "crashes",
+            Self::CutOff => "is cut off",
+            Self::SiteStops => "loses its web server",
+            Self::SiteHangs => "has a web server that hangs",
+            Self::NodeKilled => "loses picored",
+            Self::NodeLeaves => "leaves",
+            Self::NodeRestarts => "has picored killed and started",
+        }
+    }
+}
+
+struct Server {
+    machine: Machine,
+    web: Option<Held>,
+    trouble: Option<Trouble>,
+}
+
+/// All of it. Fields end in their order: the processes before the network that they are on.
+pub(crate) struct Site {
+    picored: PathBuf,
+    cluster: Cluster,
+    watch: Watch,
+    powerdns: PowerDns,
+    servers: Vec<Server>,
+    _dns: Machine,
+    network: Network,
+    _folder: tempfile::TempDir,
+    lines: VecDeque<String>,
+}
+
+impl Site {
+    /// Starts everything.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let picored = std::env::var_os("PICORED").map_or_else(|| env!("CARGO_BIN_EXE_picored").into(), PathBuf::from);
+        let network = Network::new()?;
+        let folder = tempfile::tempdir()?;
+        let dns = network.machine(DNS, &[])?;
+        let powerdns = PowerDns::start(&dns, address(DNS), folder.path())?;
+        let machines = (0..SERVERS).map(|server| network.machine(number(server), &[]));
+        let machines = machines.collect::<anyhow::Result<Vec<_>>>()?;
+        let gossip: Vec<SocketAddr> = (0..SERVERS).map(|server| (address(number(server)), 7946).into()).collect();
+        let known = gossip.iter().map(SocketAddr::ip).collect();
+        let watch = Watch::start(&network, (address(DNS), 53).into(), known)?;
+        let cluster = Cluster::new(&picored, &gossip, config)?;
+        let servers = machines.into_iter().map(|machine| Server { machine, web: None, trouble: None }).collect();
+        let lines = VecDeque::new();
+        let mut site = Self { picored, cluster, watch, powerdns, servers, _dns: dns, network, _folder: folder, lines };
+        for server in 0..SERVERS {
+            site.start_web(server)?;
+            site.start_node(server)?;
+        }
+        Ok(site)
+    }
+
+    /// Lets something befall a server that is well.
+    pub(crate) fn trouble(&mut self, server: usize, trouble: Trouble) -> anyhow::Result<()> {
+        match trouble {
+            Trouble::Crashes => {
+                self.servers[server].web = None;
+                self.kill_node(server)?;
+            }
+            Trouble::CutOff => self.network.plug(number(server), false)?,
+            Trouble::SiteStops => self.servers[server].web = None,
+            Trouble::SiteHangs => self.signal_web(server, Signal::STOP)?,
+            Trouble::NodeKilled => self.kill_node(server)?,
+            Trouble::NodeLeaves => {
+                let process = self.cluster.process(server)?;
+                signal(process.id(), Signal::TERM)?;
+                let ended = process.wait()?;
+                ensure!(ended.success(), "{} was told to stop and ended with {ended}", name(server));
+            }
+            Trouble::NodeRestarts => {
+                self.kill_node(server)?;
+                return self.start_node(server);
+            }
+        }
+        self.servers[server].trouble = Some(trouble);
+        Ok(())
+    }
+
+    /// Ends what ails a server.
+    pub(crate) fn repair(&mut self, server: usize) -> anyhow::Result<()> {
+        match self.servers[server].trouble.take() {
+            Some(Trouble::Crashes) => {
+                self.start_web(server)?;
+                self.start_node(server)
+            }
+            Some(Trouble::CutOff) => self.network.plug(number(server), true),
+            Some(Trouble::SiteStops) => self.start_web(server),
+            Some(Trouble::SiteHangs) => self.signal_web(server, Signal::CONT),
+            Some(Trouble::NodeKilled | Trouble::NodeLeaves) => self.start_node(server),
+            Some(Trouble::NodeRestarts) | None => Ok(()),
+        }
+    }
+
+    /// Ends what ails any server.
+    pub(crate) fn repair_all(&mut self) -> anyhow::Result<()> {
+        self.leave_alone_all_but(&[]);
+        (0..SERVERS).try_for_each(|server| self.repair(server))
+    }
+
+    pub(crate) fn is_well(&self, server: usize) -> bool {
+        self.servers[server].trouble.is_none()
+    }
+
+    /// The servers that are well.
+    pub(crate) fn well(&self) -> Vec<usize> {
+        (0..SERVERS).filter(|server| self.is_well(*server)).collect()
+    }
+
+    /// Tells the watch which addresses nothing happens to from now on.
+    pub(crate) fn leave_alone_all_but(&self, touched: &[usize]) {
+        let alone = self.well().into_iter().filter(|server| !touched.contains(server));
+        self.watch.expect_to_stay(&alone.map(public).collect());
+    }
+
+    /// Waits until the record is what it should be, and stays so for `hold`; how long it took to become so.
+    pub(crate) fn wait_until_right(&mut self, hold: Duration) -> anyhow::Result<Duration> {
+        let expected: BTreeSet<IpAddr> = self.well().into_iter().map(public).collect();
+        let (cluster, lines) = (&self.cluster, &mut self.lines);
+        self.watch.wait_for(&expected, hold, || {
+            while let Some(line) = cluster.next_line() {
+                lines.push_back(line.shown());
+            }
+            lines.drain(..lines.len().saturating_sub(LAST_LINES));
+        })
+    }
+
+    /// The servers in the record, in short.
+    pub(crate) fn shown(&self) -> String {
+        self.well().into_iter().map(name).collect::<Vec<_>>().join(" ")
+    }
+
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    pub(crate) fn powerdns(&self) -> &PowerDns {
+        &self.powerdns
+    }
+
+    /// The last lines of the nodes' logs.
+    pub(crate) fn print_log(&self) {
+        self.lines.iter().for_each(|line| eprintln!("{line}"));
+    }
+
+    fn start_node(&mut self, server: usize) -> anyhow::Result<()> {
+        self.cluster.start_by(server, self.servers[server].machine.command(&self.picored))
+    }
+
+    fn kill_node(&mut self, server: usize) -> anyhow::Result<()> {
+        let process = self.cluster.process(server)?;
+        process.kill()?;
+        process.wait()?;
+        Ok(())
+    }
+
+    fn start_web(&mut self, server: usize) -> anyhow::Result<()> {
+        let mut command = self.servers[server].machine.command(std::env::current_exe()?);
+        let process = command.args(["web", &name(server)]).stdout(Stdio::null()).spawn().context("nsenter")?;
+        self.servers[server].web = Some(Held(process));
+        Ok(())
+    }
+
+    fn signal_web(&self, server: usize, what: Signal) -> anyhow::Result<()> {
+        let web = self.servers[server].web.as_ref().context("it has a web server")?;
+        signal(web.0.id(), what)
+    }
+}
+
+fn signal(pid: u32, what: Signal) -> anyhow::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+    Ok(kill_process(pid, what)?)
+}
+
+/// A server's number on the network.
+fn number(server: usize) -> u8 {
+    u8::try_from(server + 1).expect("there are few")
+}
+
+/// What a server publishes.
+fn public(server: usize) -> IpAddr {
+    address(number(server)).into()
+}
+
+/// The application and the handler of a node.
+fn config(server: usize) -> String {
+    let api = format!("http://{}:{API_PORT}", address(DNS));
+    format!(
+        "[[app]]\nname = \"www\"\npublish = [\"{}\"]\n\
+         check = {{ http = \"http://127.0.0.1/health\", expect_body = \"OK\" }}\ninterval = \"1s\"\ntimeout = \"1s\"\n\n\
+         [[handler]]\nname = \"dns\"\nsource = \"builtin:dns-powerdns\"\n\n\
+         [handler.config]\napi = \"{api}\"\nzone = \"{ZONE}\"\nrecord = \"{RECORD}\"\nttl = 30\napi_key = \"{API_KEY}\"\n\n\
+         [[handler.http]]\nallow = \"{api}\"\nmethods = [\"GET\", \"PATCH\"]\n\
+         paths = [\"/api/v1/servers/localhost/zones/{ZONE}\"]\nallow_private = [\"{}/32\"]\n",
+        public(server),
+        address(DNS)
+    )
+}
+
+/// The web server of `name`, until it is killed.
+pub(crate) fn web(name: &str) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).await?;
+        Ok(picored::demo::web::serve(listener, name).await?)
+    })
+}
