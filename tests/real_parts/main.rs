@@ -56,8 +56,11 @@ fn play(site: &mut Site, rounds: u64, rng: &mut StdRng) -> anyhow::Result<()> {
     let mut times = Vec::new();
     for round in 1..=rounds {
         let said = disturb(site, rng)?;
+        let before = site.watch().seen().missing;
         let took = site.wait_until_right(HOLD).with_context(|| format!("round {round}: {said}"))?;
-        println!("{round:>4}  {:>5.1} s  {:<40} {said}", took.as_secs_f64(), site.shown());
+        let missing = (site.watch().seen().missing - before).as_secs_f64();
+        let missing = if missing > 0.0 { format!("; missing for {missing:.2} s") } else { String::new() };
+        println!("{round:>4}  {:>5.1} s  {:<40} {said}{missing}", took.as_secs_f64(), site.shown());
         times.push(took);
     }
     site.repair_all()?;
