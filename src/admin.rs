@@ -1,12 +1,15 @@
-//! The admin socket: what this node says of itself, as HTTP/JSON over a Unix socket.
+//! The admin socket: what this node says of itself and what it can be told to do, as HTTP/JSON over a Unix socket.
 //!
-//! `GET /v1/status` and `GET /v1/members`; nothing here changes anything. Who may ask is for the socket file's owner and
-//! mode (0660) to say. The daemon serves it from the status that the driver publishes and never asks the driver itself,
-//! so no number of questions slows the gossip; `picored members`, `picored status` and `curl --unix-socket` ask.
+//! Reading verbs are `GET`, for whoever the socket file's owner and mode (0660) let in. They are answered from the
+//! status that the driver publishes, so no number of questions slows the gossip. Changing verbs are `POST`, for root and
+//! the daemon's own user alone, and become commands to the driver. The daemon serves it; the CLI and `curl
+//! --unix-socket` ask.
 
 pub mod client;
+mod commands;
+mod routes;
+mod upload;
 
-use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,24 +18,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use picored_core::status::Status;
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::{Deserialize, Serialize};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::memory;
+
+pub use self::commands::{Answer, Change, Command, Commands, Refusal};
+pub use self::upload::Upload;
 
 /// The socket file's rights: its owner and its group may ask.
 const MODE: u32 = 0o660;
@@ -40,10 +38,8 @@ const MODE: u32 = 0o660;
 const BACKLOG: i32 = 64;
 /// So many connections are served at a time; others wait in the socket's queue.
 const CONNECTIONS: usize = 16;
-/// From the connection's start to its end.
+/// From the connection's start to its end, but for what the daemon takes to do what it is told.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
-/// Room for the head of a request. Bodies are not read at all.
-const HEAD_LIMIT: usize = 8 * 1024;
 /// Rest after the system could not give us a connection, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -70,6 +66,17 @@ impl NodeStatus {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self { version, pid: std::process::id(), resident_bytes, anonymous_bytes, status }
     }
+}
+
+/// The answer to `POST /v1/handlers/NAME/upgrade` and `.../rollback`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlerChange {
+    /// The handler.
+    pub handler: String,
+    /// The component that runs from now on: its SHA-256 in hexadecimal digits.
+    pub version: String,
+    /// The one that ran until now, if one did; the same one if nothing had to be done.
+    pub before: Option<String>,
 }
 
 /// A bound admin socket.
@@ -127,16 +134,15 @@ impl Server {
         Ok(Self { listener, file, connection_time: CONNECTION_TIME })
     }
 
-    /// Answers until it is dropped, and the socket's file goes with it.
-    pub async fn serve(self, status: watch::Receiver<Arc<Status>>) {
+    /// Answers until it is dropped, and the socket's file goes with it. What it is told to do goes to `commands`.
+    pub async fn serve(self, status: watch::Receiver<Arc<Status>>, commands: Commands) {
         let Self { listener, file: _file, connection_time } = self;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        let served = connection(stream, status.clone());
-                        connections.spawn(tokio::time::timeout(connection_time, served));
+                        connections.spawn(routes::connection(stream, status.clone(), commands.clone(), connection_time));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the admin socket cannot take a connection");
@@ -173,53 +179,6 @@ fn listen(path: &Path) -> io::Result<(UnixListener, fs::Metadata)> {
     fs::set_permissions(path, PermissionsExt::from_mode(MODE))?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok((UnixListener::from_std(socket.into())?, found))
-}
-
-/// One connection, one request.
-async fn connection(stream: UnixStream, status: watch::Receiver<Arc<Status>>) {
-    let service = service_fn(move |request| {
-        let response = answer(&request, &status);
-        async { Ok::<_, Infallible>(response) }
-    });
-    let served = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_LIMIT)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a connection to the admin socket broke");
-    }
-}
-
-fn answer(request: &Request<Incoming>, status: &watch::Receiver<Arc<Status>>) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
-    if !matches!(path, "/v1/status" | "/v1/members") {
-        return refuse(StatusCode::NOT_FOUND, "no such path: there are /v1/status and /v1/members");
-    }
-    if request.method() != Method::GET {
-        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "this can be read only: use GET");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-        return response;
-    }
-    let status = Arc::clone(&status.borrow());
-    if path == "/v1/members" {
-        json(StatusCode::OK, &status.members)
-    } else {
-        json(StatusCode::OK, &NodeStatus::of_this_process(Status::clone(&status)))
-    }
-}
-
-fn refuse(code: StatusCode, reason: &str) -> Response<Full<Bytes>> {
-    json(code, &std::collections::BTreeMap::from([("error", reason)]))
-}
-
-fn json(code: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
-    let mut text = serde_json::to_vec(value).expect("plain data with text as keys has a JSON form");
-    text.push(b'\n');
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 #[cfg(test)]

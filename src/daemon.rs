@@ -12,9 +12,9 @@ use picored_core::status::Status;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
-use crate::admin;
+use crate::admin::{self, Commands};
 use crate::driver::{Clock, Driver, Parts, wall};
-use crate::handler::{Host, HostConfig, Limits};
+use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES};
 use crate::net::Socket;
 use crate::store::{self, StateDir};
 
@@ -72,8 +72,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         "listening"
     );
     let (status, readers) = watch::channel(Arc::new(Status::default()));
-    let serving = tokio::spawn(server.serve(readers));
-    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status };
+    let (sender, commands) = Commands::channel(state.uploads_dir().to_owned(), MAX_COMPONENT_BYTES);
+    let serving = tokio::spawn(server.serve(readers, sender));
+    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, commands };
     let ended = Driver::new(core, clock, parts).run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.

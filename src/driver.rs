@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hyper::StatusCode;
 use picored_core::config::{App, Handler, Seed};
 use picored_core::event::{RunEnd, StopReason};
 use picored_core::name::HandlerName;
@@ -17,6 +18,7 @@ use picored_core::status::Status;
 use picored_core::time::{Instant, Now, Wall};
 use tokio::sync::{Mutex, mpsc, watch};
 
+use crate::admin::{Change, Command, Refusal};
 use crate::handler::{Host, LoadError, Loaded};
 use crate::net::Socket;
 use crate::notices;
@@ -92,6 +94,8 @@ pub struct Parts {
     pub handlers: Vec<Handler>,
     /// For the admin socket.
     pub status: watch::Sender<Arc<Status>>,
+    /// From the admin socket.
+    pub commands: mpsc::Receiver<Command>,
 }
 
 /// The loop and what it holds.
@@ -106,6 +110,7 @@ pub struct Driver {
     slots: HashMap<HandlerName, Arc<Slot>>,
     status: watch::Sender<Arc<Status>>,
     status_at: Instant,
+    commands: mpsc::Receiver<Command>,
     inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     ended: Option<anyhow::Result<()>>,
 }
@@ -113,7 +118,7 @@ pub struct Driver {
 impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
-        let Parts { socket, host, state, seeds, apps, handlers, status } = parts;
+        let Parts { socket, host, state, seeds, apps, handlers, status, commands } = parts;
         let slot = |config: Handler| (config.name.clone(), Arc::new(Slot { config, loaded: Mutex::default() }));
         Self {
             node,
@@ -126,6 +131,7 @@ impl Driver {
             slots: handlers.into_iter().map(slot).collect(),
             status,
             status_at: Instant::default(),
+            commands,
             inputs: mpsc::channel(INPUTS),
             ended: None,
         }
@@ -157,6 +163,7 @@ impl Driver {
                     self.take_datagrams();
                 }
                 Some(input) = self.inputs.1.recv() => self.node.handle(self.clock.now(), input),
+                Some(command) = self.commands.recv() => self.command(command),
                 () = sleep => {
                     // What has come in counts before what is overdue: after a stall the refutal of a suspicion may lie
                     // in the socket while its deadline has passed.
@@ -218,6 +225,20 @@ impl Driver {
             self.status_at = now.at;
             self.status.send_replace(Arc::new(self.node.status()));
         }
+    }
+
+    /// Does what the admin socket was told.
+    fn command(&self, Command { change, reply }: Command) {
+        let answer = match change {
+            Change::Upgrade { handler, .. } | Change::Rollback { handler } if !self.slots.contains_key(&handler) => {
+                Err(Refusal::new(StatusCode::NOT_FOUND, format!("this node has no handler {handler}")))
+            }
+            Change::Upgrade { .. } | Change::Rollback { .. } => {
+                Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "handlers cannot be changed yet"))
+            }
+        };
+        // Who asked may have gone.
+        let _ = reply.send(answer);
     }
 
     /// Starts a task whose result comes in as an input.

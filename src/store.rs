@@ -91,6 +91,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateE
 pub struct StateDir {
     path: PathBuf,
     cache: PathBuf,
+    uploads: PathBuf,
     /// Holds the lock; the system lets go of it with the process, whatever its end.
     _lock: File,
 }
@@ -109,9 +110,16 @@ impl StateDir {
             fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(failed("chmod 700 state_dir", path))?;
         }
         let lock = lock(path)?;
-        let cache = path.join("cache");
-        DirBuilder::new().recursive(true).mode(0o700).create(&cache).map_err(failed("make the directory", &cache))?;
-        Ok(Self { path: path.to_owned(), cache, _lock: lock })
+        let (cache, uploads) = (path.join("cache"), path.join("uploads"));
+        // What an earlier start was sent and did not keep.
+        match fs::remove_dir_all(&uploads) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("empty", &uploads)(error)),
+            _ => {}
+        }
+        for dir in [&cache, &uploads] {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("make the directory", dir))?;
+        }
+        Ok(Self { path: path.to_owned(), cache, uploads, _lock: lock })
     }
 
     /// Whether [`Self::open`] would work, but for the lock; changes nothing.
@@ -141,6 +149,11 @@ impl StateDir {
     /// A directory (0700) for compiled handlers. All of it can be lost at any time but for the work of compiling again.
     pub fn cache_dir(&self) -> &Path {
         &self.cache
+    }
+
+    /// A directory (0700) for what is being sent to this process; empty at its start.
+    pub fn uploads_dir(&self) -> &Path {
+        &self.uploads
     }
 
     /// The generation for this start, `wall_ms` being the wall clock in milliseconds since 1970: above all that

@@ -242,10 +242,11 @@ impl Node {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let server = picored::admin::Server::bind(&path).unwrap();
+                let (commands, _taken) = picored::admin::Commands::channel(path.with_extension("uploads"), 0);
                 ready.send(()).unwrap();
                 let publish = watch::Sender::new(Arc::new(status()));
                 tokio::select! {
-                    () = server.serve(publish.subscribe()) => {}
+                    () = server.serve(publish.subscribe(), commands) => {}
                     _ = stopped => {}
                 }
             });

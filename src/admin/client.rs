@@ -9,16 +9,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use picored_core::name::HandlerName;
 use picored_core::status::MemberStatus;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::NodeStatus;
+use super::commands::CHANGE_TIME;
+use super::{HandlerChange, NodeStatus};
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,13 +54,13 @@ pub enum ClientError {
     #[error("the daemon at {} has not answered within {_1:?}: it is stopped or overloaded", .0.display())]
     Timeout(PathBuf, Duration),
     /// It said no.
-    #[error("the daemon at {} answered with status {status}: {text}", .path.display())]
+    #[error("the daemon at {} refused ({status}): {text}", .path.display())]
     Refused {
         /// The socket.
         path: PathBuf,
         /// The HTTP status.
         status: u16,
-        /// The beginning of what it said.
+        /// Why, or the beginning of what it said.
         text: String,
     },
     /// What listens there is no picored, or one of another version.
@@ -81,30 +83,61 @@ pub async fn members(socket: &Path) -> Result<Vec<MemberStatus>, ClientError> {
     get(socket, "/v1/members", PATIENCE).await
 }
 
-/// The whole exchange ends within `patience`.
-pub(super) async fn get<T>(socket: &Path, target: &'static str, patience: Duration) -> Result<T, ClientError>
-where
-    T: DeserializeOwned,
-{
-    let protocol = |reason: String| ClientError::Protocol { path: socket.to_owned(), reason };
-    let answer = tokio::time::timeout(patience, ask(socket, target));
-    let (status, body) = answer.await.map_err(|_| ClientError::Timeout(socket.to_owned(), patience))??;
-    if status != StatusCode::OK {
-        let text = String::from_utf8_lossy(&body).chars().take(200).collect::<String>();
-        let text = crate::log::printable(text.trim()).into_owned();
-        return Err(ClientError::Refused { path: socket.to_owned(), status: status.as_u16(), text });
-    }
-    serde_json::from_slice(&body).map_err(|error| protocol(error.to_string()))
+/// `POST /v1/handlers/NAME/upgrade`: `component` takes the handler over.
+pub async fn upgrade(socket: &Path, handler: &HandlerName, component: Vec<u8>) -> Result<HandlerChange, ClientError> {
+    post(socket, format!("/v1/handlers/{handler}/upgrade"), component).await
 }
 
-async fn ask(socket: &Path, target: &'static str) -> Result<(StatusCode, Bytes), ClientError> {
+/// `POST /v1/handlers/NAME/rollback`: the version before takes the handler over again.
+pub async fn rollback(socket: &Path, handler: &HandlerName) -> Result<HandlerChange, ClientError> {
+    post(socket, format!("/v1/handlers/{handler}/rollback"), Vec::new()).await
+}
+
+/// The whole exchange ends within `patience`.
+pub(super) async fn get<T: DeserializeOwned>(
+    socket: &Path,
+    target: &'static str,
+    patience: Duration,
+) -> Result<T, ClientError> {
+    let request = Request::get(target).header(HOST, "picored").body(Full::default());
+    ask(socket, request.expect("the parts are constants of ours"), patience).await
+}
+
+async fn post<T: DeserializeOwned>(socket: &Path, target: String, body: Vec<u8>) -> Result<T, ClientError> {
+    let request = Request::post(target).header(HOST, "picored").body(Full::from(body));
+    // The daemon gives up first, and says so.
+    ask(socket, request.expect("names fit into a path"), CHANGE_TIME + PATIENCE).await
+}
+
+async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+) -> Result<T, ClientError> {
+    let answer = tokio::time::timeout(patience, exchange(socket, request));
+    let (status, body) = answer.await.map_err(|_| ClientError::Timeout(socket.to_owned(), patience))??;
+    if status != StatusCode::OK {
+        let text = reason(&body);
+        return Err(ClientError::Refused { path: socket.to_owned(), status: status.as_u16(), text });
+    }
+    serde_json::from_slice(&body)
+        .map_err(|error| ClientError::Protocol { path: socket.to_owned(), reason: error.to_string() })
+}
+
+/// What a refusal says.
+fn reason(body: &[u8]) -> String {
+    let json = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let said = json.as_ref().and_then(|json| json["error"].as_str()).map(str::to_owned);
+    let said = said.unwrap_or_else(|| String::from_utf8_lossy(body).trim().chars().take(200).collect());
+    crate::log::printable(&said).into_owned()
+}
+
+async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
     let protocol = |reason: String| ClientError::Protocol { path: socket.to_owned(), reason };
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
     let (mut sender, connection) =
-        http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| protocol(error.to_string()))?;
+        http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(|error| protocol(error.to_string()))?;
     let exchange = async {
-        let request = Request::get(target).header(HOST, "picored").body(Empty::new());
-        let request = request.expect("the parts are constants of ours");
         let response = sender.send_request(request).await.map_err(|error| protocol(error.to_string()))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;

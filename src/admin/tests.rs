@@ -2,8 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use hyper::StatusCode;
+use picored_core::name::HandlerName;
 use picored_core::status::{AppStatus, MemberStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::client::ClientError;
@@ -11,6 +15,9 @@ use super::*;
 
 /// For what shall not happen, and for what ends only by its time.
 const SHORT: Duration = Duration::from_millis(200);
+
+/// So much can be sent along in these tests.
+const LARGEST_UPLOAD: u64 = 1 << 20;
 
 /// A directory, and a node's status to be served there.
 struct Place {
@@ -36,8 +43,24 @@ impl Place {
         self.dir.path().join("picored.sock")
     }
 
+    fn commands(&self) -> (Commands, mpsc::Receiver<Command>) {
+        Commands::channel(self.dir.path().to_owned(), LARGEST_UPLOAD)
+    }
+
     fn serve(&self) -> JoinHandle<()> {
-        tokio::spawn(Server::bind(&self.path()).unwrap().serve(self.publish.subscribe()))
+        self.serve_commands().0
+    }
+
+    fn serve_commands(&self) -> (JoinHandle<()>, mpsc::Receiver<Command>) {
+        let (commands, taken) = self.commands();
+        let server = Server::bind(&self.path()).unwrap();
+        (tokio::spawn(server.serve(self.publish.subscribe(), commands)), taken)
+    }
+
+    /// What was sent and is still there.
+    fn uploads(&self) -> usize {
+        let names = fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with("upload-")).count()
     }
 
     /// Sends these bytes and reads all that comes back.
@@ -69,14 +92,98 @@ async fn answers_follow_what_is_published() {
 async fn other_requests_are_refused_in_json() {
     let place = Place::new();
     let _server = place.serve();
-    for (request, status) in [("GET /", 404), ("GET /v1", 404), ("POST /v1/status", 405), ("DELETE /v1/members", 405)] {
+    for (request, status, allowed) in [
+        ("GET /", 404, None),
+        ("GET /v1", 404, None),
+        ("POST /v1/handlers/dns", 404, None),
+        ("POST /v1/handlers/-/rollback", 404, None),
+        ("POST /v1/status", 405, Some("GET")),
+        ("DELETE /v1/members", 405, Some("GET")),
+        ("GET /v1/handlers/dns/upgrade", 405, Some("POST")),
+        ("PUT /v1/handlers/dns/rollback", 405, Some("POST")),
+    ] {
         let answer = place.raw(format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
-        assert_eq!(answer.contains("allow: GET\r\n"), status == 405);
+        assert_eq!(answer.split("allow: ").nth(1).and_then(|rest| rest.lines().next()), allowed, "{answer}");
         let body: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         assert!(body["error"].as_str().is_some_and(|text| !text.is_empty()), "{body}");
     }
+}
+
+#[tokio::test]
+async fn a_command_is_answered_by_who_takes_it_and_what_was_sent_goes_with_it() {
+    let place = Place::new();
+    let (_server, mut taken) = place.serve_commands();
+    let (path, dns) = (place.path(), HandlerName::new("dns").unwrap());
+    // Larger than the socket's buffer.
+    let component: Vec<u8> = (0..LARGEST_UPLOAD).map(|number| (number % 251) as u8).collect();
+    let driver = async {
+        let Command { change: Change::Upgrade { handler, component: sent }, reply } = taken.recv().await.unwrap()
+        else {
+            panic!("another command");
+        };
+        assert_eq!((handler.as_str(), fs::read(sent.path()).unwrap() == component), ("dns", true));
+        assert_eq!(fs::metadata(sent.path()).unwrap().mode() & 0o7777, 0o600);
+        let change = HandlerChange { handler: "dns".into(), version: "ab".into(), before: None };
+        reply.send(Ok(serde_json::to_value(&change).unwrap())).unwrap();
+        drop(sent);
+        let Command { change: Change::Rollback { .. }, reply } = taken.recv().await.unwrap() else {
+            panic!("another command");
+        };
+        reply.send(Err(Refusal::new(StatusCode::CONFLICT, "there is no version before"))).unwrap();
+        change
+    };
+    let asker =
+        async { (client::upgrade(&path, &dns, component.clone()).await.unwrap(), client::rollback(&path, &dns).await) };
+    let (change, (upgraded, rolled_back)) = tokio::join!(driver, asker);
+    assert_eq!(upgraded, change);
+    let ClientError::Refused { status: 409, text, .. } = rolled_back.unwrap_err() else { panic!("it was refused") };
+    assert_eq!(text, "there is no version before");
+    assert_eq!(place.uploads(), 0);
+}
+
+#[tokio::test]
+async fn what_is_too_large_or_breaks_off_is_no_command() {
+    let place = Place::new();
+    let (_server, mut taken) = place.serve_commands();
+    let dns = HandlerName::new("dns").unwrap();
+    let large = vec![0; usize::try_from(LARGEST_UPLOAD).unwrap() + 1];
+    // The daemon hangs up in the middle; the client may not hear why any more.
+    assert!(client::upgrade(&place.path(), &dns, large).await.is_err());
+    let head = "POST /v1/handlers/dns/upgrade HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf";
+    let mut stream = UnixStream::connect(place.path()).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let body = "POST /v1/handlers/dns/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    assert!(place.raw(body.as_bytes()).await.starts_with("HTTP/1.1 400 "));
+    assert!(taken.try_recv().is_err());
+    assert_eq!(place.uploads(), 0);
+}
+
+#[tokio::test]
+async fn a_command_may_take_longer_than_a_question() {
+    let place = Place::new();
+    let (commands, mut taken) = place.commands();
+    let mut server = Server::bind(&place.path()).unwrap();
+    server.connection_time = SHORT;
+    let _server = tokio::spawn(server.serve(place.publish.subscribe(), commands));
+    let (path, dns) = (place.path(), HandlerName::new("dns").unwrap());
+    let asked = tokio::spawn(async move { client::rollback(&path, &dns).await });
+    let command = taken.recv().await.unwrap();
+    // Another one is ended by its time meanwhile, so the first one's has passed.
+    let mut silent = UnixStream::connect(place.path()).await.unwrap();
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    let change = HandlerChange { handler: "dns".into(), version: "ab".into(), before: None };
+    command.reply.send(Ok(serde_json::to_value(&change).unwrap())).unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), change);
+
+    // A daemon that goes has an answer too.
+    let (path, dns) = (place.path(), HandlerName::new("dns").unwrap());
+    drop(taken);
+    assert!(matches!(client::rollback(&path, &dns).await, Err(ClientError::Refused { status: 503, .. })));
 }
 
 #[tokio::test]
@@ -114,7 +221,7 @@ async fn silent_connections_are_ended() {
     let place = Place::new();
     let mut server = Server::bind(&place.path()).unwrap();
     server.connection_time = SHORT;
-    let _server = tokio::spawn(server.serve(place.publish.subscribe()));
+    let _server = tokio::spawn(server.serve(place.publish.subscribe(), place.commands().0));
     let mut silent = UnixStream::connect(place.path()).await.unwrap();
     let mut answer = Vec::new();
     silent.read_to_end(&mut answer).await.unwrap();

@@ -1,0 +1,150 @@
+//! The changing verbs: a request becomes a command to the driver, and the driver's answer becomes the response.
+//!
+//! Few commands wait at a time, each with a way back for its one answer. Who may give them is decided here: root, and
+//! the user that the daemon runs as; being let in by the socket's group is for reading. Called by the routes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::StatusCode;
+use hyper::body::{Body, Incoming};
+use picored_core::name::HandlerName;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use super::upload::Upload;
+
+/// So many commands wait for the driver.
+const WAITING: usize = 4;
+/// What is told to the daemon is answered within this time: the longest compilation, and then some.
+pub(super) const CHANGE_TIME: Duration = Duration::from_secs(600);
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Change {
+    /// Let another component take a handler over.
+    Upgrade {
+        /// Which handler.
+        handler: HandlerName,
+        /// The component.
+        component: Upload,
+    },
+    /// Go back to the version before.
+    Rollback {
+        /// Which handler.
+        handler: HandlerName,
+    },
+}
+
+/// What came of a command: something to tell, in JSON, or why it was not done.
+pub type Answer = Result<serde_json::Value, Refusal>;
+
+/// A change, and where its answer goes.
+#[derive(Debug)]
+pub struct Command {
+    /// What to do.
+    pub change: Change,
+    /// Takes one answer. Who asked may have gone.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub code: StatusCode,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// Says no.
+    pub fn new(code: StatusCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+/// The way to the driver. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Commands {
+    sender: mpsc::Sender<Command>,
+    uploads: PathBuf,
+    largest_upload: u64,
+}
+
+impl Commands {
+    /// Both ends. What is sent along with a command, `largest_upload` bytes at most, is kept in the folder `uploads`
+    /// until the command is over.
+    pub fn channel(uploads: PathBuf, largest_upload: u64) -> (Self, mpsc::Receiver<Command>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self { sender, uploads, largest_upload }, receiver)
+    }
+
+    /// Takes in what comes along with a command.
+    pub(super) async fn receive(&self, body: Incoming) -> Result<Upload, Refusal> {
+        Upload::receive(&self.uploads, self.largest_upload, body).await
+    }
+
+    /// Reads what comes along with a command that is refused: who still sends would not hear why.
+    pub(super) async fn pass_over(&self, body: Incoming) {
+        let limit = usize::try_from(self.largest_upload).unwrap_or(usize::MAX);
+        let mut body = Limited::new(body, limit);
+        while let Some(Ok(_)) = body.frame().await {}
+    }
+
+    /// Has it done.
+    pub(super) async fn run(&self, change: Change) -> Answer {
+        let gone = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is being stopped");
+        let (reply, answer) = oneshot::channel();
+        self.sender.send(Command { change, reply }).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// The handler of that name, if there can be one.
+pub(super) fn handler(name: &str) -> Result<HandlerName, Refusal> {
+    HandlerName::new(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, format!("no such handler: {error}")))
+}
+
+/// Sees that nothing comes along with a command that takes nothing.
+pub(super) async fn no_body(body: Incoming) -> Result<(), Refusal> {
+    let said = || Refusal::new(StatusCode::BAD_REQUEST, "this takes no body");
+    if body.is_end_stream() {
+        return Ok(());
+    }
+    let read = Limited::new(body, 0).collect().await;
+    read.map_err(|_| said()).map(drop)
+}
+
+/// Whether the process at the other end may change anything.
+pub(super) fn may_change(stream: &UnixStream) -> Result<(), Refusal> {
+    let peer = stream.peer_cred().map(|peer| peer.uid());
+    let peer = peer.map_err(|error| Refusal::new(StatusCode::FORBIDDEN, format!("cannot tell who asks: {error}")))?;
+    judge(peer, rustix::process::geteuid().as_raw())
+}
+
+fn judge(peer: u32, own: u32) -> Result<(), Refusal> {
+    if peer == 0 || peer == own {
+        return Ok(());
+    }
+    let reason = format!(
+        "user id {peer} may ask this daemon, not change it: do this as root or as the user it runs as (id {own})"
+    );
+    Err(Refusal::new(StatusCode::FORBIDDEN, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_the_daemons_user_may_change_it_and_nobody_else() {
+        for (peer, own, may) in [(0, 0, true), (0, 7, true), (7, 7, true), (7, 0, false), (8, 7, false)] {
+            assert_eq!(judge(peer, own).is_ok(), may, "{peer} at {own}");
+        }
+        let refusal = judge(8, 7).unwrap_err();
+        assert_eq!(refusal.code, StatusCode::FORBIDDEN);
+        assert!(refusal.reason.contains("user id 8") && refusal.reason.contains("id 7"), "{}", refusal.reason);
+    }
+}
