@@ -144,6 +144,11 @@ impl Cluster {
         self.lines.try_recv().ok()
     }
 
+    /// Where a node's admin socket is.
+    pub(crate) fn admin_socket(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("{}.sock", name(node)))
+    }
+
     /// Forgets what was logged so far.
     pub(crate) fn skip_lines(&self) {
         while self.next_line().is_some() {}
@@ -162,7 +167,7 @@ impl Cluster {
     }
 
     fn sees_all(&self, node: usize) -> bool {
-        let socket = self.folder.path().join(format!("{}.sock", name(node)));
+        let socket = self.admin_socket(node);
         // Not listening yet is one more reason to ask again.
         let Ok(status) = self.runtime.block_on(client::status(&socket)) else { return false };
         let well = |member: &&MemberStatus| member.state == "alive" && member.apps.iter().all(|app| app.state == "up");

@@ -44,6 +44,7 @@ async fn measure() -> [Duration; 3] {
         compiler: env!("CARGO_BIN_EXE_picored").into(),
         node_key: [0; 32],
         limits: Limits::default(),
+        metrics: Default::default(),
     };
     let host = Host::new(config).expect("a host starts");
     let handler = host.load(&handler()).await.expect("the fixture loads");

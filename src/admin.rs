@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::memory;
+use crate::metrics::Metrics;
 
 pub use self::commands::{Answer, Change, Command, Commands, Refusal};
 pub use self::upload::Upload;
@@ -135,14 +136,15 @@ impl Server {
     }
 
     /// Answers until it is dropped, and the socket's file goes with it. What it is told to do goes to `commands`.
-    pub async fn serve(self, status: watch::Receiver<Arc<Status>>, commands: Commands) {
+    pub async fn serve(self, status: watch::Receiver<Arc<Status>>, metrics: Metrics, commands: Commands) {
         let Self { listener, file: _file, connection_time } = self;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(routes::connection(stream, status.clone(), commands.clone(), connection_time));
+                        let told = (status.clone(), metrics.clone());
+                        connections.spawn(routes::connection(stream, told, commands.clone(), connection_time));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the admin socket cannot take a connection");

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Commands};
 use crate::driver::{Clock, Driver, Parts, wall};
 use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES};
+use crate::metrics::{self, Metrics};
 use crate::net::Socket;
 use crate::store::{self, StateDir};
 
@@ -23,18 +24,20 @@ use crate::store::{self, StateDir};
 /// # Errors
 /// If something that the config names cannot be used, or the cluster refuses the node.
 pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
-    let Config { node, cluster, apps, handlers } = config;
+    let Config { node, cluster, apps, handlers, metrics: metrics_address } = config;
     let key = match &cluster.key_file {
         Some(path) => ClusterKey::new(store::read_key(path)?),
         None => ClusterKey::none(),
     };
     let state = StateDir::open(&node.state_dir)?;
     let boot = state.next_generation(wall().0)?;
+    let metrics = Metrics::default();
     let host = Host::new(HostConfig {
         cache_dir: state.cache_dir().to_owned(),
         compiler: std::env::current_exe().context("cannot find this program's own file")?,
         node_key: state.node_key()?,
         limits: Limits::default(),
+        metrics: metrics.clone(),
     })?;
     let socket = Socket::bind(node.bind).await.map_err(|error| {
         let remedy = match error.kind() {
@@ -46,6 +49,10 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     })?;
     let local = socket.local_address()?;
     let advertise = node.advertise.unwrap_or(local);
+    let metrics_listener = match metrics_address {
+        Some(address) => Some(metrics::listen(address).await?),
+        None => None,
+    };
     let server = admin::Server::bind(&node.admin_socket)?;
     let mut random = [0; 32];
     SystemRandom::new().fill(&mut random).map_err(|_| anyhow::anyhow!("the system has no randomness to give"))?;
@@ -73,8 +80,11 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     );
     let (status, readers) = watch::channel(Arc::new(Status::default()));
     let (sender, commands) = Commands::channel(state.uploads_dir().to_owned(), MAX_COMPONENT_BYTES);
-    let serving = tokio::spawn(server.serve(readers, sender));
-    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, commands };
+    if let Some(listener) = metrics_listener {
+        tokio::spawn(metrics::serve(listener, metrics.clone(), readers.clone()));
+    }
+    let serving = tokio::spawn(server.serve(readers, metrics.clone(), sender));
+    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, metrics, commands };
     let ended = Driver::new(core, clock, parts).run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.

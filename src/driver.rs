@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::admin::{Change, Command, Refusal};
 use crate::handler::{Host, LoadError, Loaded};
+use crate::metrics::Metrics;
 use crate::net::Socket;
 use crate::notices;
 use crate::store::StateDir;
@@ -94,6 +95,8 @@ pub struct Parts {
     pub handlers: Vec<Handler>,
     /// For the admin socket.
     pub status: watch::Sender<Arc<Status>>,
+    /// Where times are collected.
+    pub metrics: Metrics,
     /// From the admin socket.
     pub commands: mpsc::Receiver<Command>,
 }
@@ -110,6 +113,7 @@ pub struct Driver {
     slots: HashMap<HandlerName, Arc<Slot>>,
     status: watch::Sender<Arc<Status>>,
     status_at: Instant,
+    metrics: Metrics,
     commands: mpsc::Receiver<Command>,
     inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     ended: Option<anyhow::Result<()>>,
@@ -118,7 +122,7 @@ pub struct Driver {
 impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
-        let Parts { socket, host, state, seeds, apps, handlers, status, commands } = parts;
+        let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands } = parts;
         let slot = |config: Handler| (config.name.clone(), Arc::new(Slot { config, loaded: Mutex::default() }));
         Self {
             node,
@@ -131,6 +135,7 @@ impl Driver {
             slots: handlers.into_iter().map(slot).collect(),
             status,
             status_at: Instant::default(),
+            metrics,
             commands,
             inputs: mpsc::channel(INPUTS),
             ended: None,
@@ -271,8 +276,11 @@ impl Driver {
 
     fn check(&self, index: usize) {
         let Some(app) = self.apps.get(index).cloned() else { return };
+        let metrics = self.metrics.clone();
         self.start(async move {
+            let begun = tokio::time::Instant::now();
             let result = check::probe(&app.check, app.timeout).await;
+            metrics.checked(app.name.as_str(), begun.elapsed());
             Input::CheckDone { app: index, result }
         });
     }
@@ -294,7 +302,7 @@ impl Driver {
 
     fn invoke(&self, run: Invocation) {
         let Some(slot) = self.slots.get(&run.delivery.key.handler).cloned() else { return };
-        let (host, inputs) = (self.host.clone(), self.inputs.0.clone());
+        let (host, inputs, metrics) = (self.host.clone(), self.inputs.0.clone(), self.metrics.clone());
         let due = tokio::time::Instant::now();
         self.start(async move {
             let Invocation { delivery, snapshot, queued } = run;
@@ -305,13 +313,17 @@ impl Driver {
                 let state = loaded.as_ref().map_or_else(Clone::clone, |_| "ready".to_owned());
                 let _ = inputs.send(Input::HandlerState { handler: id.handler.clone(), state }).await;
             }
-            notices::started(&delivery, queued + due.elapsed());
+            let waited = queued + due.elapsed();
+            notices::started(&delivery, waited);
+            metrics.run_began(id.handler.as_str(), waited);
             let begun = tokio::time::Instant::now();
             let end = match loaded {
                 Ok(loaded) => loaded.run(delivery.event, delivery.attempt, snapshot).await,
                 Err(reason) => RunEnd::Stopped(StopReason::Load, reason),
             };
-            Input::RunDone { id, end, took: begun.elapsed() }
+            let took = begun.elapsed();
+            metrics.run_ended(id.handler.as_str(), took);
+            Input::RunDone { id, end, took }
         });
     }
 }

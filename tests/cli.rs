@@ -246,7 +246,7 @@ impl Node {
                 ready.send(()).unwrap();
                 let publish = watch::Sender::new(Arc::new(status()));
                 tokio::select! {
-                    () = server.serve(publish.subscribe(), commands) => {}
+                    () = server.serve(publish.subscribe(), Default::default(), commands) => {}
                     _ = stopped => {}
                 }
             });

@@ -21,6 +21,8 @@ use serde::Serialize;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use crate::metrics::{self, Metrics};
+
 use super::NodeStatus;
 use super::commands::{self, CHANGE_TIME, Change, Commands, Refusal};
 
@@ -31,6 +33,7 @@ const HEAD_LIMIT: usize = 8 * 1024;
 enum Route {
     Status,
     Members,
+    Metrics,
     Upgrade(String),
     Rollback(String),
 }
@@ -39,6 +42,7 @@ impl Route {
     fn of(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.split('/').collect();
         Some(match *parts {
+            ["", "metrics"] => Self::Metrics,
             ["", "v1", "status"] => Self::Status,
             ["", "v1", "members"] => Self::Members,
             ["", "v1", "handlers", name, "upgrade"] => Self::Upgrade(name.to_owned()),
@@ -49,7 +53,7 @@ impl Route {
 
     const fn method(&self) -> Method {
         match self {
-            Self::Status | Self::Members => Method::GET,
+            Self::Status | Self::Members | Self::Metrics => Method::GET,
             Self::Upgrade(_) | Self::Rollback(_) => Method::POST,
         }
     }
@@ -58,17 +62,17 @@ impl Route {
 /// Serves one request. Reading it, or answering a reading one, ends within `patience`.
 pub(super) async fn connection(
     stream: UnixStream,
-    status: watch::Receiver<Arc<Status>>,
+    told: (watch::Receiver<Arc<Status>>, Metrics),
     commands: Commands,
     patience: Duration,
 ) {
     let may_change = commands::may_change(&stream);
     let is_changing = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {
-        let (status, commands) = (status.clone(), commands.clone());
+        let (told, commands) = (told.clone(), commands.clone());
         let (may_change, is_changing) = (may_change.clone(), is_changing.clone());
         async move {
-            let response = match answer(request, &status, &commands, may_change, &is_changing).await {
+            let response = match answer(request, &told, &commands, may_change, &is_changing).await {
                 Ok(response) => response,
                 Err(refusal) => refuse(&refusal),
             };
@@ -92,13 +96,14 @@ pub(super) async fn connection(
 
 async fn answer(
     request: Request<Incoming>,
-    status: &watch::Receiver<Arc<Status>>,
+    (status, metrics): &(watch::Receiver<Arc<Status>>, Metrics),
     commands: &Commands,
     may_change: Result<(), Refusal>,
     is_changing: &AtomicBool,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let route = Route::of(request.uri().path()).ok_or_else(|| {
-        let paths = "/v1/status, /v1/members, and for each handler /v1/handlers/NAME/upgrade and .../rollback";
+        let paths =
+            "/v1/status, /v1/members, /metrics, and for each handler /v1/handlers/NAME/upgrade and .../rollback";
         Refusal::new(StatusCode::NOT_FOUND, format!("no such path: there are {paths}"))
     })?;
     if *request.method() != route.method() {
@@ -111,6 +116,12 @@ async fn answer(
     let body = request.into_body();
     let change = match route {
         Route::Members => return Ok(json(StatusCode::OK, &status.borrow().members)),
+        Route::Metrics => {
+            let status = Arc::clone(&status.borrow());
+            let mut response = Response::new(Full::from(metrics.text(&status)));
+            response.headers_mut().insert(CONTENT_TYPE, metrics::CONTENT);
+            return Ok(response);
+        }
         Route::Status => {
             let status = Status::clone(&status.borrow());
             return Ok(json(StatusCode::OK, &NodeStatus::of_this_process(status)));

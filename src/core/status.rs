@@ -50,7 +50,7 @@ pub struct AppStatus {
 }
 
 /// One handler on this node.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HandlerStatus {
     /// Its name.
     pub name: String,

@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use url::form_urlencoded;
 
-use super::http;
 use super::zone::{Edit, NewSet, Set, Zone, absolute};
 
 /// Where zones are.
@@ -31,7 +30,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// Never returns but with the fault of a listener that can take no more connections.
 pub async fn serve(listener: TcpListener, zone: Arc<Zone>, key: &str) -> io::Result<()> {
     let key: Arc<str> = key.into();
-    http::serve(listener, move |request| {
+    crate::http::serve(&listener, move |request| {
         let (zone, key) = (Arc::clone(&zone), Arc::clone(&key));
         async move { respond(request, &zone, &key).await.unwrap_or_else(Refusal::into_response) }
     })

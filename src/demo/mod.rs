@@ -7,7 +7,6 @@
 pub mod api;
 pub mod client;
 pub mod dns;
-mod http;
 pub mod journal;
 pub mod process;
 pub mod report;

@@ -12,15 +12,13 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 
-use super::http;
-
 /// Serves the site of the node `name` until dropped.
 ///
 /// # Errors
 /// Never returns but with the fault of a listener that can take no more connections.
 pub async fn serve(listener: TcpListener, name: &str) -> io::Result<()> {
     let name: Arc<str> = name.into();
-    http::serve(listener, move |request| {
+    crate::http::serve(&listener, move |request| {
         let response = respond(&request, &name);
         async { response }
     })

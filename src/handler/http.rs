@@ -15,6 +15,7 @@ use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use picored_core::name::HandlerName;
 use picored_core::policy::{self, Grant, Host, Refusal, RefusalKind, Scheme, Target};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::handler::limits::HttpLimits;
 use crate::handler::tls::Tls;
+use crate::metrics::Metrics;
 
 /// A guest's request.
 #[derive(Clone, Debug)]
@@ -97,6 +99,8 @@ impl From<Refusal> for HttpError {
 
 /// One run's way out.
 pub(crate) struct Gate {
+    handler: HandlerName,
+    metrics: Metrics,
     grants: Arc<[Grant]>,
     limits: HttpLimits,
     tls: Arc<Tls>,
@@ -128,6 +132,8 @@ impl Gate {
     /// A gate for a run that ends at `deadline`. All runs of a handler share `lookups`, which bounds how many names are
     /// resolved for it at a time.
     pub(crate) fn new(
+        handler: HandlerName,
+        metrics: Metrics,
         grants: Arc<[Grant]>,
         limits: HttpLimits,
         tls: Arc<Tls>,
@@ -135,6 +141,8 @@ impl Gate {
         deadline: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
+            handler,
+            metrics,
             grants,
             limits,
             tls,
@@ -153,12 +161,21 @@ impl Gate {
     /// Counts a request, before anything of it is looked at, and waits for the ones before it.
     pub(crate) async fn turn(&self) -> Result<Turn, HttpError> {
         if self.sent.fetch_add(1, Ordering::Relaxed) >= self.limits.requests {
-            return Err(Kind::Limit.because(format!("more than {} requests in one run", self.limits.requests)));
+            let reason = format!("more than {} requests in one run", self.limits.requests);
+            return self.count_error(Err(Kind::Limit.because(reason)));
         }
         Ok(Turn { _held: self.turn.clone().lock_owned().await })
     }
 
-    async fn send(&self, _turn: Turn, request: Request) -> Result<Response, HttpError> {
+    async fn send(&self, turn: Turn, request: Request) -> Result<Response, HttpError> {
+        self.count_error(self.attempt(turn, request).await)
+    }
+
+    fn count_error<T>(&self, result: Result<T, HttpError>) -> Result<T, HttpError> {
+        result.inspect_err(|error| self.metrics.http_error(self.handler.as_str(), error.kind.as_str()))
+    }
+
+    async fn attempt(&self, _turn: Turn, request: Request) -> Result<Response, HttpError> {
         let target = Target::canonical(&request.url)?;
         let grant = policy::check(&self.grants, &request.method, &target)?;
         let (message, host) = self.message(request, &target)?;
@@ -353,7 +370,9 @@ mod tests {
     #[tokio::test]
     async fn names_wait_for_a_permit_and_addresses_need_none() {
         let limits = HttpLimits { resolve: std::time::Duration::from_millis(20), ..Limits::default().http };
-        let gate = Gate::new(Arc::new([]), limits, Arc::default(), Arc::new(Semaphore::new(0)), Instant::now());
+        let (handler, metrics, permits) =
+            (HandlerName::new("test").unwrap(), Metrics::default(), Arc::new(Semaphore::new(0)));
+        let gate = Gate::new(handler, metrics, Arc::new([]), limits, Arc::default(), permits, Instant::now());
         let resolve = async |url: &str| gate.resolve(&Target::canonical(url).unwrap()).await;
         assert_eq!(resolve("http://localhost/").await.unwrap_err().kind, Kind::Timeout);
         assert_eq!(resolve("http://127.0.0.1/").await.unwrap(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);

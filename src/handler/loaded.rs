@@ -159,6 +159,8 @@ impl Loaded {
             config: self.config.clone(),
             keyvalue: self.keyvalue.view(limits.keyvalue_bytes),
             gate: Gate::new(
+                self.handler.name.clone(),
+                self.host.metrics.clone(),
                 self.grants.clone(),
                 limits.http.clone(),
                 self.host.tls.clone(),
@@ -334,7 +336,15 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
         snapshot: None,
         config: Arc::default(),
         keyvalue: Kept::default().view(limits.keyvalue_bytes),
-        gate: Gate::new(Arc::new([]), limits.http.clone(), host.tls.clone(), Arc::new(Semaphore::new(0)), deadline),
+        gate: Gate::new(
+            handler.name.clone(),
+            host.metrics.clone(),
+            Arc::new([]),
+            limits.http.clone(),
+            host.tls.clone(),
+            Arc::new(Semaphore::new(0)),
+            deadline,
+        ),
     };
     let mut store = new_store(&host.engine, limits, authority);
     let bounds = Bounds { wall: limits.describe, cpu: limits.cpu };

@@ -41,6 +41,7 @@ use self::cache::Cache;
 use self::engine::Ticker;
 use self::store::State;
 use self::tls::Tls;
+use crate::metrics::Metrics;
 
 /// Looks at a source without compiling or running anything: whether it is there, can be read, and is a component by its
 /// first bytes and size. For `picored check`; [`Host::load`] does all of it again.
@@ -60,6 +61,8 @@ pub struct HostConfig {
     pub node_key: [u8; 32],
     /// What a run may use.
     pub limits: Limits,
+    /// Where what is refused is counted.
+    pub metrics: Metrics,
 }
 
 /// Why there is no host.
@@ -173,6 +176,7 @@ struct Shared {
     /// One compilation at a time: each may take all the memory that compiling may take.
     compiling: tokio::sync::Mutex<()>,
     limits: Limits,
+    metrics: Metrics,
     tls: Arc<Tls>,
     /// How many handlers have their code mapped.
     mapped: AtomicUsize,
@@ -185,13 +189,24 @@ impl Host {
         let engine = engine::engine().map_err(wrong)?;
         let linker = store::linker(&engine).map_err(wrong)?;
         let ticker = Ticker::start(&engine).map_err(|error| HostError::Engine(error.to_string()))?;
-        let HostConfig { cache_dir, compiler, node_key, limits } = config;
+        let HostConfig { cache_dir, compiler, node_key, limits, metrics } = config;
         let cache = Cache::open(&cache_dir, &node_key, engine::settings_digest(&engine));
         let cache = cache.map_err(|error| HostError::Cache { path: cache_dir, error })?;
         let compiling = tokio::sync::Mutex::new(());
         let (tls, mapped) = (Arc::new(Tls::default()), AtomicUsize::new(0));
         Ok(Self {
-            shared: Arc::new(Shared { engine, linker, ticker, cache, compiler, compiling, limits, tls, mapped }),
+            shared: Arc::new(Shared {
+                engine,
+                linker,
+                ticker,
+                cache,
+                compiler,
+                compiling,
+                limits,
+                metrics,
+                tls,
+                mapped,
+            }),
         })
     }
 

@@ -36,7 +36,14 @@ pub(crate) fn host_in(cache: &Path, limits: Limits) -> Host {
 
 /// A host of all its parts.
 pub(crate) fn host_with(cache: &Path, compiler: &Path, node_key: [u8; 32], limits: Limits) -> Host {
-    Host::new(HostConfig { cache_dir: cache.to_owned(), compiler: compiler.to_owned(), node_key, limits }).unwrap()
+    Host::new(HostConfig {
+        cache_dir: cache.to_owned(),
+        compiler: compiler.to_owned(),
+        node_key,
+        limits,
+        metrics: Default::default(),
+    })
+    .unwrap()
 }
 
 /// A host whose cache outlives the test, so that not every test compiles.

@@ -8,6 +8,7 @@
 
 #[path = "../../benches/cluster.rs"]
 mod cluster;
+mod metrics;
 #[path = "../../benches/network.rs"]
 mod network;
 mod powerdns;
@@ -53,6 +54,8 @@ fn play(site: &mut Site, rounds: u64, rng: &mut StdRng) -> anyhow::Result<()> {
     let begun = Instant::now();
     let whole = site.wait_until_right(HOLD)?;
     println!("all {SERVERS} in the record after {:.1} s", whole.as_secs_f64());
+    metrics::are_good(site)?;
+    println!("promtool finds no fault in the metrics");
     let mut times = Vec::new();
     for round in 1..=rounds {
         let said = disturb(site, rng)?;

@@ -10,13 +10,15 @@ use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, name};
-use crate::network::{Held, Machine, Network, address};
+use crate::network::{Held, Machine, Namespace, Network, address};
 use crate::powerdns::{API_KEY, API_PORT, PowerDns, RECORD, ZONE};
 use crate::watch::Watch;
 
 pub(crate) const SERVERS: usize = 5;
 /// PowerDNS's number on the network.
 const DNS: u8 = 53;
+/// Where each node serves its metrics.
+pub(crate) const METRICS_PORT: u16 = 9946;
 /// So many lines of the nodes' logs are shown when a round fails.
 const LAST_LINES: usize = 200;
 
@@ -198,6 +200,12 @@ impl Site {
         self.lines.iter().for_each(|line| eprintln!("{line}"));
     }
 
+    /// Where node `server` serves its metrics: over TCP, on the network whose bridge this is, and at its admin socket.
+    pub(crate) fn metrics_of(&self, server: usize) -> anyhow::Result<(Namespace, SocketAddr, PathBuf)> {
+        let address = (address(number(server)), METRICS_PORT).into();
+        Ok((self.network.bridge()?, address, self.cluster.admin_socket(server)))
+    }
+
     fn start_node(&mut self, server: usize) -> anyhow::Result<()> {
         self.cluster.start_by(server, self.servers[server].machine.command(&self.picored))
     }
@@ -246,7 +254,7 @@ fn config(server: usize) -> String {
          [[handler]]\nname = \"dns\"\nsource = \"builtin:dns-powerdns\"\n\n\
          [handler.config]\napi = \"{api}\"\nzone = \"{ZONE}\"\nrecord = \"{RECORD}\"\nttl = 30\napi_key = \"{API_KEY}\"\n\n\
          [[handler.http]]\nallow = \"{api}\"\nmethods = [\"GET\", \"PATCH\"]\n\
-         paths = [\"/api/v1/servers/localhost/zones/{ZONE}\"]\nallow_private = [\"{}/32\"]\n",
+         paths = [\"/api/v1/servers/localhost/zones/{ZONE}\"]\nallow_private = [\"{}/32\"]\n\n[metrics]\nlisten = \"0.0.0.0:{METRICS_PORT}\"\n",
         public(server),
         address(DNS)
     )

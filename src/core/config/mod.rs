@@ -48,6 +48,8 @@ pub struct Config {
     pub apps: Vec<App>,
     /// `[[handler]]`, in the order of the file.
     pub handlers: Vec<Handler>,
+    /// `[metrics]`: where to serve them over TCP, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Config {

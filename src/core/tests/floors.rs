@@ -40,7 +40,8 @@ const CORE: House = House {
 const SHELL: House = House {
     root: "..",
     floors: &[
-        Floor { name: "ground", together: false, modules: &["log", "memory", "signals"] },
+        Floor { name: "ground", together: false, modules: &["http", "log", "memory", "signals"] },
+        Floor { name: "metrics", together: false, modules: &["metrics"] },
         Floor { name: "shells", together: false, modules: &["admin", "check", "handler", "net", "notices", "store"] },
         Floor { name: "driver", together: false, modules: &["driver"] },
         Floor { name: "daemon", together: false, modules: &["daemon"] },

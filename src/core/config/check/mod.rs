@@ -32,7 +32,7 @@ pub(super) fn config(text: &str, findings: &mut Findings) -> Result<Config, Repo
         return Err(findings.report(0..0, message, "is this the right file?"));
     }
     let document = document(text, findings)?;
-    let root = Table::root(&document, &["node", "cluster", "app", "handler"], findings);
+    let root = Table::root(&document, &["node", "cluster", "app", "handler", "metrics"], findings);
 
     let node_table = section(&root, "node", "[node]", &NODE_KEYS, "name = \"web1\"", findings);
     let cluster_table = section(&root, "cluster", "[cluster]", &CLUSTER_KEYS, "name = \"example\"", findings);
@@ -56,7 +56,15 @@ pub(super) fn config(text: &str, findings: &mut Findings) -> Result<Config, Repo
         unique("handlers", &tables, findings);
         all(tables.iter().map(|table| handler::handler(table, findings)))
     });
-    Ok(Config { node: node?, cluster: cluster?, apps: apps?, handlers: handlers? })
+    let metrics = metrics(&root, findings);
+    Ok(Config { node: node?, cluster: cluster?, apps: apps?, handlers: handlers?, metrics: metrics? })
+}
+
+/// Where metrics are served over TCP. The section has one key, so it makes no sense without.
+fn metrics(root: &Table<'_>, findings: &mut Findings) -> Result<Option<SocketAddr>, Reported> {
+    let Some(table) = root.table("metrics", "[metrics]", Some(&["listen"]), findings)? else { return Ok(None) };
+    let text = table.required("listen", "\"127.0.0.1:9946\"", findings)?;
+    socket_address("listen", &text, findings).map(Some)
 }
 
 /// The section at `key`, which has to be there.

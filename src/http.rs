@@ -1,4 +1,4 @@
-//! The accept loop that the demo's HTTP servers share: [`super::api`] and [`super::web`].
+//! The accept loop of the HTTP servers on TCP: the demo's, and that of the metrics.
 //!
 //! One request a connection, then it is closed, as PowerDNS's own web server does; so nothing is left open for a client
 //! to be surprised by. Connections are limited in number and in time, and end when the server is dropped.
@@ -28,7 +28,7 @@ const CONNECTION_TIME: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Never returns but with the fault of a listener that can take no more connections.
-pub(super) async fn serve<F, R>(listener: TcpListener, respond: F) -> io::Result<()>
+pub(crate) async fn serve<F, R>(listener: &TcpListener, respond: F) -> io::Result<()>
 where
     F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
     R: Future<Output = Response<Full<Bytes>>> + Send,
