@@ -14,7 +14,11 @@ use crate::handler::engine::as_array;
 use crate::handler::limits::MAX_COMPONENT_BYTES;
 
 /// The handlers inside the binary.
-const BUILTIN: &[(&str, &[u8])] = &[("dns-powerdns", include_bytes!("../../handlers-wasm/dist/dns-powerdns.wasm"))];
+const BUILTIN: &[(&str, &[u8])] = &[
+    ("dns-cloudflare", include_bytes!("../../handlers-wasm/dist/dns-cloudflare.wasm")),
+    ("dns-powerdns", include_bytes!("../../handlers-wasm/dist/dns-powerdns.wasm")),
+    ("webhook", include_bytes!("../../handlers-wasm/dist/webhook.wasm")),
+];
 
 /// What the first eight bytes of WebAssembly say: the magic, then version and layer.
 const MAGIC: &[u8] = b"\0asm";

@@ -73,11 +73,13 @@ async fn a_describe_that_asks_for_the_cluster_is_refused() {
 }
 
 #[tokio::test]
-async fn the_builtin_handler_loads() {
-    let builtin = Handler { source: Source::Builtin("dns-powerdns".into()), ..handler(PathBuf::new()) };
-    let loaded = host(Limits::default()).load(&builtin).await.unwrap();
-    assert_eq!(loaded.description().name, "dns-powerdns");
-    assert!(loaded.description().wants.iter().any(|want| want.kind == "http"));
+async fn the_builtin_handlers_load() {
+    for name in ["dns-cloudflare", "dns-powerdns", "webhook"] {
+        let builtin = Handler { source: Source::Builtin(name.into()), ..handler(PathBuf::new()) };
+        let loaded = host(Limits::default()).load(&builtin).await.unwrap();
+        assert_eq!(loaded.description().name, name);
+        assert!(loaded.description().wants.iter().any(|want| want.kind == "http"));
+    }
 }
 
 /// A compiler that counts its calls, then does `then`.

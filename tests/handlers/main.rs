@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests, which clippy.toml cannot know.
 
+mod cloudflare;
+mod dns_cloudflare;
 mod dns_powerdns;
 mod hostile;
 mod http;
@@ -9,4 +11,5 @@ mod load;
 mod server;
 mod state;
 mod support;
+mod webhook;
 mod weight;

@@ -54,6 +54,7 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<String>>>, elsewhere: 
         "/cut" => "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this".to_owned(),
         "/nonsense" => "220 mail.example.org ESMTP\r\n".to_owned(),
         "/endless" | "/trickle" | "/silent" => String::new(),
+        path if path.starts_with("/status/") => whole(&format!("{} So", &path[8..]), "retry-after: 7\r\n", "told so"),
         _ => whole("200 OK", "content-type: text/plain\r\nx-two: 1\r\nx-two: 2\r\n", "hello"),
     };
     if stream.write_all(answer.as_bytes()).await.is_err() {

@@ -112,9 +112,29 @@ pub(crate) fn snapshot() -> Arc<Snapshot> {
     })
 }
 
+/// Addresses of their texts.
+pub(crate) fn addresses(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// A cluster that wants `wanted`, and of which `claimed` is its own.
+pub(crate) fn cluster(wanted: &[&str], claimed: &[&str]) -> Arc<Snapshot> {
+    let member = NodeName::new("a").unwrap();
+    let endpoints: Vec<_> =
+        addresses(wanted).into_iter().map(|address| Endpoint { member: member.clone(), address, port: 80 }).collect();
+    let set = EndpointSet { revision: format!("{wanted:?}"), endpoints, claimed: addresses(claimed) };
+    let apps = BTreeMap::from([(AppName::new("www").unwrap(), set)]);
+    Arc::new(Snapshot { apps, ..(*snapshot()).clone() })
+}
+
 /// Runs it once.
 pub(crate) async fn run(loaded: &Arc<Loaded>) -> RunEnd {
-    tokio::time::timeout(CEILING, loaded.run(event(), 1, snapshot())).await.expect("every run ends")
+    run_in(loaded, snapshot()).await
+}
+
+/// Runs it once where the cluster is as in `snapshot`.
+pub(crate) async fn run_in(loaded: &Arc<Loaded>, snapshot: Arc<Snapshot>) -> RunEnd {
+    tokio::time::timeout(CEILING, loaded.run(event(), 1, snapshot)).await.expect("every run ends")
 }
 
 /// Loads a fixture into a host of those limits and runs it once.

@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use picored_handler::record::{Change, Family, Plan, Record, Wanted};
-use picored_handler::{Failure, config};
+use picored_handler::Failure;
+use picored_handler::name::{canonical, in_zone};
+use picored_handler::record::{Change, Family, Plan, Record, Wanted, list};
 use serde::{Deserialize, Serialize};
 
-/// The name whose records are kept, and its zone: lower case, with the final dot.
+/// The name whose records are kept, and its zone: lower case and with the final dot, as PowerDNS writes them.
 #[derive(Debug)]
 pub(crate) struct Target {
     zone: String,
@@ -85,12 +86,7 @@ impl Set {
 impl Target {
     /// Checks that the record's name lies in the zone.
     pub(crate) fn new(zone: &str, record: &str) -> Result<Self, Failure> {
-        let (zone, record) = (canonical(zone), canonical(record));
-        let inside = record.strip_suffix(zone.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        if zone == "." || !inside {
-            let problem = format!("`{record}` does not lie in zone `{zone}`: write the full name");
-            return Err(config::invalid("record", problem));
-        }
+        let (zone, record) = in_zone(zone, record)?;
         Ok(Self { zone, record })
     }
 
@@ -140,8 +136,7 @@ impl Target {
             rrsets.extend(self.change(&plan, set));
             words.push(plan.to_string());
             if !withheld.is_empty() {
-                let list = withheld.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
-                words.push(format!("left disabled {list}"));
+                words.push(format!("left disabled {}", list(&withheld)));
             }
         }
         let patch = (!rrsets.is_empty()).then(|| serde_json::to_vec(&Patch { rrsets })).transpose();
@@ -159,11 +154,6 @@ impl Target {
         };
         Some(RrsetChange { name: &self.record, r#type: plan.family.name(), changetype, ttl, records })
     }
-}
-
-/// A domain name as PowerDNS writes it.
-fn canonical(name: &str) -> String {
-    format!("{}.", name.trim().trim_end_matches('.').to_ascii_lowercase())
 }
 
 #[cfg(test)]

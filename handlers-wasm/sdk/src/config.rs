@@ -30,6 +30,11 @@ pub fn number(key: &str, default: u32, range: RangeInclusive<u32>) -> Result<u32
     optional(key)?.map_or(Ok(default), |value| number_in(key, &value, range))
 }
 
+/// The truth under `key`, if there is one.
+pub fn boolean(key: &str) -> Result<Option<bool>, Failure> {
+    optional(key)?.map(|value| truth_of(key, &value)).transpose()
+}
+
 /// A permanent failure about the value of `key`.
 pub fn invalid(key: &str, problem: impl Display) -> Failure {
     Failure::Permanent(format!("config key `{key}`: {problem}"))
@@ -39,6 +44,10 @@ fn number_in(key: &str, value: &str, range: RangeInclusive<u32>) -> Result<u32, 
     value.trim().parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
         invalid(key, format_args!("`{value}` is not a number from {} to {}", range.start(), range.end()))
     })
+}
+
+fn truth_of(key: &str, value: &str) -> Result<bool, Failure> {
+    value.trim().parse().map_err(|_| invalid(key, format_args!("`{value}` is neither true nor false")))
 }
 
 #[cfg(test)]
@@ -57,5 +66,12 @@ mod tests {
             let Err(Failure::Permanent(reason)) = number_in("ttl", value, 1..=86_400) else { panic!("took {value}") };
             assert_eq!(reason, format!("config key `ttl`: `{value}` is not a number from 1 to 86400"));
         }
+    }
+
+    #[test]
+    fn a_truth_is_one_of_two_words() {
+        assert!(truth_of("proxied", "true").unwrap() && !truth_of("proxied", " false ").unwrap());
+        let Err(Failure::Permanent(reason)) = truth_of("proxied", "yes") else { panic!("taken") };
+        assert_eq!(reason, "config key `proxied`: `yes` is neither true nor false");
     }
 }

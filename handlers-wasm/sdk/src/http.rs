@@ -12,17 +12,34 @@ use crate::{Delay, Failure};
 /// So many characters of a server's answer are worth repeating in a failure.
 const MESSAGE_LENGTH: usize = 200;
 
+/// How a handler names itself to servers, some of which refuse a request without a name.
+const USER_AGENT: &str = concat!("picored-handler/", env!("CARGO_PKG_VERSION"));
+
 /// A request to be sent.
 #[derive(Clone, Debug)]
 pub struct Request {
     inner: http::Request,
+    explain: Explain,
+}
+
+/// Reads the body of an answer whose status is not 2xx, in the notation of that API.
+pub type Explain = fn(&[u8]) -> Option<Explained>;
+
+/// What a server says is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// In its words.
+    pub text: String,
+    /// Whether the next try may find it otherwise, although the status says that the request is at fault.
+    pub passing: bool,
 }
 
 impl Request {
     /// A request without headers and body. `url` is absolute.
     pub fn new(method: &str, url: &str) -> Self {
         let (method, url) = (method.to_string(), url.to_string());
-        Self { inner: http::Request { method, url, headers: Vec::new(), body: Vec::new() } }
+        let inner = http::Request { method, url, headers: Vec::new(), body: Vec::new() };
+        Self { inner, explain: |_| None }.header("user-agent", USER_AGENT)
     }
 
     /// Adds a header.
@@ -37,11 +54,17 @@ impl Request {
         self.header("content-type", content_type)
     }
 
+    /// Says how to read the server's errors; without it their first characters are repeated as they are.
+    pub fn explained_by(mut self, explain: Explain) -> Self {
+        self.explain = explain;
+        self
+    }
+
     /// Sends it and gives the response if its status is 2xx; any other status has failed.
     pub fn send(self) -> Result<Response, Failed> {
-        let subject = self.subject();
+        let (subject, explain) = (self.subject(), self.explain);
         let response = self.exchange()?;
-        if (200..300).contains(&response.status) { Ok(response) } else { Err(unwelcome(&subject, &response)) }
+        if (200..300).contains(&response.status) { Ok(response) } else { Err(unwelcome(&subject, &response, explain)) }
     }
 
     /// Sends it and gives the response whatever its status.
@@ -100,15 +123,17 @@ fn refused(subject: &str, error: http::Error) -> Failed {
 }
 
 /// A response came, and its status is not 2xx.
-fn unwelcome(subject: &str, response: &Response) -> Failed {
+fn unwelcome(subject: &str, response: &Response, explain: Explain) -> Failed {
     let status = response.status;
+    let explained = explain(&response.body);
+    let said = explained.as_ref().map_or(response.body.as_slice(), |explained| explained.text.as_bytes());
     let mut reason = format!("{subject}: status {status}");
     match (status, response.header("location")) {
         (300..400, Some(target)) => {
             let target = shortened(target.as_bytes());
             reason.push_str(&format!(": redirects are not followed, and it points to {target}"));
         }
-        _ if !response.body.is_empty() => reason.push_str(&format!(": {}", shortened(&response.body))),
+        _ if !said.is_empty() => reason.push_str(&format!(": {}", shortened(said))),
         _ => {}
     }
     let failure = match status {
@@ -117,6 +142,7 @@ fn unwelcome(subject: &str, response: &Response) -> Failed {
             None => Failure::Retry(reason),
         },
         408 | 500..=599 => Failure::Retry(reason),
+        _ if explained.is_some_and(|explained| explained.passing) => Failure::Retry(reason),
         _ => Failure::Permanent(reason),
     };
     Failed { kind: "status".to_string(), failure }
@@ -158,6 +184,10 @@ mod tests {
         Response { status, headers, body: body.as_bytes().to_vec() }
     }
 
+    fn failed(subject: &str, response: &Response) -> Failed {
+        unwelcome(subject, response, |_| None)
+    }
+
     #[test]
     fn a_denied_or_malformed_request_fails_for_good_with_the_reason() {
         for kind in ["denied", "invalid"] {
@@ -181,15 +211,14 @@ mod tests {
     #[test]
     fn statuses_become_the_failure_that_fits() {
         for status in [400, 401, 403, 404, 409, 422] {
-            let Failure::Permanent(reason) =
-                unwelcome("PATCH u", &response(status, &[], "{\"error\":\n \"no\"}")).failure
+            let Failure::Permanent(reason) = failed("PATCH u", &response(status, &[], "{\"error\":\n \"no\"}")).failure
             else {
                 panic!("{status} is retried")
             };
             assert_eq!(reason, format!("PATCH u: status {status}: {{\"error\": \"no\"}}"));
         }
         for status in [408, 429, 500, 502, 503, 504] {
-            let Failure::Retry(reason) = unwelcome("GET u", &response(status, &[], "")).failure else {
+            let Failure::Retry(reason) = failed("GET u", &response(status, &[], "")).failure else {
                 panic!("{status} is not retried")
             };
             assert_eq!(reason, format!("GET u: status {status}"));
@@ -197,9 +226,25 @@ mod tests {
     }
 
     #[test]
+    fn a_servers_own_words_are_repeated_and_may_say_that_it_passes() {
+        let explain: Explain = |body| {
+            let text = str::from_utf8(body).ok()?.strip_prefix("E:")?.to_string();
+            Some(Explained { passing: text == "busy", text })
+        };
+        let failure = |status, body| unwelcome("GET u", &response(status, &[], body), explain).failure;
+        let Failure::Permanent(reason) = failure(400, "E:no such thing") else { panic!("retried") };
+        assert_eq!(reason, "GET u: status 400: no such thing");
+        let Failure::Retry(reason) = failure(400, "E:busy") else { panic!("not retried") };
+        assert_eq!(reason, "GET u: status 400: busy");
+        assert!(matches!(failure(500, "E:no such thing"), Failure::Retry(_)), "the status stands");
+        let Failure::Permanent(reason) = failure(400, "<html>") else { panic!("retried") };
+        assert_eq!(reason, "GET u: status 400: <html>");
+    }
+
+    #[test]
     fn a_redirect_fails_for_good_and_names_its_target() {
         let moved = response(302, &[("location", "http://b/")], "<html>");
-        let Failure::Permanent(reason) = unwelcome("GET u", &moved).failure else { panic!("retried") };
+        let Failure::Permanent(reason) = failed("GET u", &moved).failure else { panic!("retried") };
         assert_eq!(reason, "GET u: status 302: redirects are not followed, and it points to http://b/");
     }
 
@@ -207,19 +252,19 @@ mod tests {
     fn a_retry_after_is_passed_on() {
         for (value, expected) in [("7", 7000), (" 0 ", 0), ("99999999999", u32::MAX)] {
             for status in [429, 503] {
-                let failure = unwelcome("GET u", &response(status, &[("retry-after", value)], "busy")).failure;
+                let failure = failed("GET u", &response(status, &[("retry-after", value)], "busy")).failure;
                 let Failure::RetryAfter(delay) = failure else { panic!("{value} is lost") };
                 assert_eq!((delay.milliseconds, delay.reason), (expected, format!("GET u: status {status}: busy")));
             }
         }
         let date = response(503, &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")], "");
-        assert!(matches!(unwelcome("GET u", &date).failure, Failure::Retry(_)));
-        assert!(matches!(unwelcome("GET u", &response(500, &[("retry-after", "7")], "")).failure, Failure::Retry(_)));
+        assert!(matches!(failed("GET u", &date).failure, Failure::Retry(_)));
+        assert!(matches!(failed("GET u", &response(500, &[("retry-after", "7")], "")).failure, Failure::Retry(_)));
     }
 
     #[test]
     fn a_long_answer_is_cut_between_characters() {
-        let Failure::Permanent(reason) = unwelcome("GET u", &response(404, &[], &"ä".repeat(100_000))).failure else {
+        let Failure::Permanent(reason) = failed("GET u", &response(404, &[], &"ä".repeat(100_000))).failure else {
             panic!("retried")
         };
         assert_eq!(reason, format!("GET u: status 404: {}…", "ä".repeat(MESSAGE_LENGTH)));

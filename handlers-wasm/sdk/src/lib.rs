@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod log;
+pub mod name;
 pub mod record;
 
 #[allow(missing_docs, unsafe_code, unreachable_pub, rust_2018_idioms, clippy::all)]

@@ -1,4 +1,5 @@
-//! What a name's A and AAAA records shall hold, computed from what they hold now: pure, without a provider in it.
+//! What a name's A and AAAA records shall hold, computed from what they hold now: pure, without a provider in it, and
+//! shared by all handlers that keep a record.
 //!
 //! The wanted addresses replace every address that a member of the cluster ever claimed; all others are somebody
 //! else's and stay. Addresses are compared as addresses, records as sets. A type that the application never had an
@@ -103,7 +104,8 @@ impl Wanted {
         let added = &values - &current.values;
         let removed = &current.values - &values;
         let old_ttl = (ttl != current.ttl && !current.values.is_empty()).then_some(current.ttl);
-        Some(Plan { family, change, values, ttl, published, foreign, added, removed, old_ttl })
+        let notes = Vec::new();
+        Some(Plan { family, change, values, ttl, published, added, removed, foreign, old_ttl, notes })
     }
 }
 
@@ -138,11 +140,22 @@ pub struct Plan {
     pub values: BTreeSet<IpAddr>,
     /// In seconds.
     pub ttl: u32,
-    published: BTreeSet<IpAddr>,
+    /// What of them is ours.
+    pub published: BTreeSet<IpAddr>,
+    /// What it lacks now.
+    pub added: BTreeSet<IpAddr>,
+    /// What it shall no longer hold.
+    pub removed: BTreeSet<IpAddr>,
     foreign: BTreeSet<IpAddr>,
-    added: BTreeSet<IpAddr>,
-    removed: BTreeSet<IpAddr>,
     old_ttl: Option<u32>,
+    notes: Vec<String>,
+}
+
+impl Plan {
+    /// Adds to the words what else of the record changes.
+    pub fn note(&mut self, words: String) {
+        self.notes.push(words);
+    }
 }
 
 impl Display for Plan {
@@ -150,6 +163,9 @@ impl Display for Plan {
         write!(f, "{}: {}", self.family.name(), if self.published.is_empty() { "none" } else { "" })?;
         f.write_str(&list(&self.published))?;
         let mut notes = Vec::new();
+        if self.change == Change::None && self.notes.is_empty() {
+            notes.push("unchanged".to_string());
+        }
         for (word, addresses) in [("added", &self.added), ("removed", &self.removed), ("kept foreign", &self.foreign)] {
             if !addresses.is_empty() {
                 notes.push(format!("{word} {}", list(addresses)));
@@ -158,15 +174,14 @@ impl Display for Plan {
         if let (Change::Replace, Some(old)) = (self.change, self.old_ttl) {
             notes.push(format!("ttl {old} to {}", self.ttl));
         }
-        if self.change == Change::None {
-            notes.insert(0, "unchanged".to_string());
-        }
+        notes.extend_from_slice(&self.notes);
         write!(f, " ({})", notes.join("; "))
     }
 }
 
-fn list(addresses: &BTreeSet<IpAddr>) -> String {
-    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+/// Addresses as words.
+pub fn list<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> String {
+    addresses.into_iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -226,6 +241,14 @@ mod tests {
         let words = "A: 192.0.2.1 (ttl 300 to 60)".to_string();
         let expected = (Change::Replace, addresses(&["192.0.2.1"]), words);
         assert_eq!(planned(&wanted, Family::A, &record(&["192.0.2.1"], 300)), expected);
+    }
+
+    #[test]
+    fn what_a_provider_changes_besides_is_told() {
+        let wanted = wanted(&["192.0.2.1"], &["192.0.2.1"]);
+        let mut plan = wanted.plan(Family::A, &record(&["192.0.2.1"], 60), 60).unwrap();
+        plan.note("no longer proxied".to_string());
+        assert_eq!(plan.to_string(), "A: 192.0.2.1 (no longer proxied)");
     }
 
     #[test]

@@ -52,20 +52,6 @@ fn refusal(answer: &[u8]) -> Failure {
 }
 
 #[test]
-fn a_name_must_lie_in_its_zone() {
-    for (zone, record) in [("example.org", "example.org."), ("example.org.", "a.b.example.org"), ("org", "example.org")]
-    {
-        assert!(Target::new(zone, record).is_ok(), "{record} in {zone}");
-    }
-    for (zone, record) in
-        [("example.org", "www"), ("example.org", "www.notexample.org"), ("example.org", "org"), (".", "a."), ("", "a.")]
-    {
-        let Err(Failure::Permanent(reason)) = Target::new(zone, record) else { panic!("{record} in {zone}") };
-        assert!(reason.starts_with("config key `record`: `") && reason.ends_with("write the full name"), "{reason}");
-    }
-}
-
-#[test]
 fn a_dead_address_is_replaced_and_nothing_else_is_looked_at() {
     let rrsets = json!([
         rrset("example.org.", "A", 300, json!([live("203.0.113.1")])),
