@@ -78,7 +78,7 @@ export function app(key) {
  * anything else throws the failure that fits, an error of the host with its `kind`.
  */
 export function send(method, url, { headers = [], json } = {}) {
-  headers = [["accept", "application/json"], ...headers];
+  headers = [["user-agent", "picored-handler/0.1.0"], ["accept", "application/json"], ...headers];
   if (json !== undefined) headers.push(["content-type", "application/json"]);
   const body = json === undefined ? new Uint8Array() : encode(JSON.stringify(json));
   // The query is left out: it is long and may hold what is nobody's business.
