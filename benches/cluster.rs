@@ -29,7 +29,8 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 pub(crate) struct Line {
     /// The node's index.
     pub(crate) node: usize,
-    fields: Value,
+    /// What it says, by name.
+    pub(crate) fields: Value,
 }
 
 impl Line {

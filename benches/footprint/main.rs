@@ -1,6 +1,7 @@
-//! What a node costs: memory with five handlers that have just run, and processor time and traffic with nothing to do.
+//! What a node costs: memory with five handlers that have just run, run time and memory with one in JavaScript, and
+//! processor time and traffic with nothing to do.
 //!
-//! `cargo bench --bench footprint -- memory` and `-- idle`; without a word, both. Each prints what it found beside what
+//! `cargo bench --bench footprint -- memory`, `-- javascript` and `-- idle`; without a word, all. Each prints what it found beside what
 //! is wanted, and fails above it. `--picored FILE` measures another binary than the one that Cargo has just built.
 
 #[path = "../cluster.rs"]
@@ -18,7 +19,7 @@ use clap::Parser;
 
 #[derive(Parser)]
 struct Args {
-    /// What to measure; both if left out
+    /// What to measure; all if left out
     #[arg(value_enum)]
     what: Option<What>,
     /// What is measured
@@ -32,6 +33,7 @@ struct Args {
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum What {
     Memory,
+    Javascript,
     Idle,
 }
 
@@ -41,6 +43,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut is_good = true;
     if is_wanted(What::Memory) {
         is_good &= memory::measure(&args.picored)?;
+    }
+    if is_wanted(What::Javascript) {
+        is_good &= memory::measure_javascript(&args.picored)?;
     }
     if is_wanted(What::Idle) {
         is_good &= idle::measure(&args.picored)?;

@@ -2,7 +2,8 @@
 //! and up again on the other nodes until the first node has run a hundred deliveries and twenty more, each of them a
 //! sample.
 //!
-//! The application's name is chosen so that the first node is the one to run all five handlers.
+//! The application's name is chosen so that the first node is the one to run all five handlers. The same deliveries to
+//! one handler in JavaScript tell what a script engine costs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -17,10 +18,11 @@ use picored_core::name::{HandlerName, NodeName};
 use picored_core::plan;
 
 use crate::cluster::{CEILING, Cluster, local_addresses, name};
-use crate::process::{Mappings, mappings, sum};
+use crate::process::{Mappings, Memory, mappings, peak, sum};
 
 const NODES: usize = 3;
 const HANDLERS: [&str; 5] = ["dns", "echo", "fetch", "ok", "state"];
+const JAVASCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/dns-powerdns-js/dist/dns-powerdns-js.wasm");
 const DELIVERIES: usize = 100;
 const SAMPLES: usize = 20;
 const ANONYMOUS_WANTED: u64 = 2 << 10;
@@ -32,32 +34,88 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// No node's application is down.
 const NONE_DOWN: usize = usize::MAX;
 
-/// Measures and prints; whether it is within what is wanted.
+/// What was found on the first node.
+struct Found {
+    /// Right after each of the last runs.
+    samples: Vec<Mappings>,
+    /// What each run took, in milliseconds, in order of size.
+    run_ms: Vec<f64>,
+    /// The largest resident size since the start, in KiB.
+    peak: u64,
+    /// Once no handler's code is mapped.
+    idle: Memory,
+}
+
+/// Measures five handlers and prints; whether it is within what is wanted.
 pub(crate) fn measure(picored: &Path) -> anyhow::Result<bool> {
+    let found = deliver(picored, &HANDLERS)?;
+    let anonymous = found.samples.iter().map(|sample| sum(sample).anonymous).max().unwrap_or_default();
+    let largest = found.samples.iter().max_by_key(|sample| sum(sample).resident).context("there are samples")?;
+    let resident = sum(largest).resident;
+    println!("KiB of a node of {NODES} with {} handlers, after {DELIVERIES} deliveries:\n", HANDLERS.len());
+    println!("{:<44}{:>9}{:>10}", "", "anonymous", "resident");
+    row(&format!("right after a run, the largest of {SAMPLES}"), anonymous, resident);
+    row("  wanted at most", ANONYMOUS_WANTED, RESIDENT_WANTED);
+    row("once the handlers' code is unmapped", found.idle.anonymous, found.idle.resident);
+    println!("\nOf what the largest sample consists:\n");
+    let mut parts: Vec<_> = largest.iter().filter(|(_, memory)| memory.resident >= LISTED).collect();
+    parts.sort_by_key(|(_, memory)| std::cmp::Reverse(memory.resident));
+    for (what, memory) in parts {
+        row(&format!("{what:.42}"), memory.anonymous, memory.resident);
+    }
+    println!();
+    Ok(anonymous <= ANONYMOUS_WANTED && resident <= RESIDENT_WANTED)
+}
+
+/// Measures one handler in JavaScript, and the same in Rust beside it; whether the node is within what is wanted once
+/// it is quiet again.
+pub(crate) fn measure_javascript(picored: &Path) -> anyhow::Result<bool> {
+    println!(
+        "{:<16}{:>12}{:>12}{:>12}{:>18}{:>17}",
+        "one handler", "run p50, ms", "run p99, ms", "peak, KiB", "anonymous, quiet", "resident, quiet"
+    );
+    let mut is_good = true;
+    for handler in ["dns", "javascript"] {
+        let Found { run_ms, peak, idle, .. } = deliver(picored, &[handler])?;
+        let (p50, p99) = (run_ms[run_ms.len() / 2], run_ms[run_ms.len() * 99 / 100]);
+        println!("{handler:<16}{p50:>12.2}{p99:>12.2}{peak:>12}{:>18}{:>17}", idle.anonymous, idle.resident);
+        is_good &= idle.anonymous <= ANONYMOUS_WANTED && idle.resident <= RESIDENT_WANTED;
+    }
+    println!("{:<52}{ANONYMOUS_WANTED:>18}{RESIDENT_WANTED:>17}\n", "  wanted at most");
+    Ok(is_good)
+}
+
+fn row(what: &str, anonymous: u64, resident: u64) {
+    println!("{what:<44}{anonymous:>9}{resident:>10}");
+}
+
+/// Has the first node run `handlers`, [`DELIVERIES`] times in all and then [`SAMPLES`] times more.
+fn deliver(picored: &Path, handlers: &[&str]) -> anyhow::Result<Found> {
     let dns = Dns::start(picored)?;
     let apps = Apps::start()?;
-    let app = app_of_first_node()?;
-    let mut cluster = Cluster::new(picored, &local_addresses::<NODES>()?, |node| config(node, &app, &apps, &dns))?;
+    let app = app_of_first_node(handlers)?;
+    let more = |node| config(node, handlers, &app, &apps, &dns);
+    let mut cluster = Cluster::new(picored, &local_addresses::<NODES>()?, more)?;
     for node in 0..NODES {
         cluster.start(node)?;
     }
     cluster.wait_until_whole()?;
     let pid = cluster.process(0)?.id();
-    let (mut ended, mut samples) = (0, Vec::new());
+    let (mut run_ms, mut samples) = (Vec::new(), Vec::new());
     while samples.len() < SAMPLES {
         // Down on the second node, up, down on the third, up.
         for down in [1, NONE_DOWN, 2, NONE_DOWN] {
             cluster.skip_lines();
             apps.down.store(down, Ordering::Relaxed);
             let kind = if down == NONE_DOWN { "app-up" } else { "app-down" };
-            let mut left = HANDLERS.len();
-            cluster.find("the ends of five handlers", |line| {
+            let mut left = handlers.len();
+            cluster.find("the ends of the handlers' runs", |line| {
                 if line.node != 0 || !line.is_run("ended") || line.text("event") != kind {
                     return None;
                 }
-                ended += 1;
+                run_ms.push(line.fields["run_ms"].as_f64().unwrap_or(f64::NAN));
                 left -= 1;
-                if ended > DELIVERIES {
+                if run_ms.len() > DELIVERIES {
                     samples.push(mappings(pid));
                 }
                 match line.text("outcome") {
@@ -68,48 +126,34 @@ pub(crate) fn measure(picored: &Path) -> anyhow::Result<bool> {
             })??;
         }
     }
-    let samples: Vec<Mappings> = samples.into_iter().take(SAMPLES).collect::<Result<_, _>>()?;
-    let anonymous = samples.iter().map(|sample| sum(sample).anonymous).max().unwrap_or_default();
-    let largest = samples.iter().max_by_key(|sample| sum(sample).resident).context("there are samples")?;
-    let resident = sum(largest).resident;
-    println!("KiB of a node of {NODES} with {} handlers, after {DELIVERIES} deliveries:\n", HANDLERS.len());
-    println!("{:<44}{:>9}{:>10}", "", "anonymous", "resident");
-    println!("{:<44}{anonymous:>9}{resident:>10}", format!("right after a run, the largest of {SAMPLES}"));
-    println!("{:<44}{ANONYMOUS_WANTED:>9}{RESIDENT_WANTED:>10}", "  wanted at most");
+    let samples = samples.into_iter().take(SAMPLES).collect::<Result<_, _>>()?;
+    run_ms.sort_by(f64::total_cmp);
     let idle = sum(&once_unmapped(pid)?);
-    println!("{:<44}{:>9}{:>10}", "once the handlers' code is unmapped", idle.anonymous, idle.resident);
-    println!("\nOf what the largest sample consists:\n");
-    let mut parts: Vec<_> = largest.iter().filter(|(_, memory)| memory.resident >= LISTED).collect();
-    parts.sort_by_key(|(_, memory)| std::cmp::Reverse(memory.resident));
-    for (what, memory) in parts {
-        println!("{what:<44.42}{:>9}{:>10}", memory.anonymous, memory.resident);
-    }
-    println!();
-    Ok(anonymous <= ANONYMOUS_WANTED && resident <= RESIDENT_WANTED)
+    Ok(Found { samples, run_ms, peak: peak(pid)?, idle })
 }
 
 /// The name of an application whose events the first node handles, whichever handler it is.
-fn app_of_first_node() -> anyhow::Result<String> {
+fn app_of_first_node(handlers: &[&str]) -> anyhow::Result<String> {
     let nodes = (0..NODES).map(|node| NodeName::new(&name(node))).collect::<Result<Vec<_>, _>>()?;
-    let handlers = HANDLERS.iter().map(|handler| HandlerName::new(handler)).collect::<Result<Vec<_>, _>>()?;
+    let handlers = handlers.iter().map(|handler| HandlerName::new(handler)).collect::<Result<Vec<_>, _>>()?;
     let first_runs =
         |app: &String| handlers.iter().all(|handler| plan::runner(handler, app, nodes.iter()) == nodes.first());
     (0..).map(|number| format!("www{number}")).find(first_runs).context("every number was tried")
 }
 
 /// The application and the handlers of a node.
-fn config(node: usize, app: &str, apps: &Apps, dns: &Dns) -> String {
+fn config(node: usize, handlers: &[&str], app: &str, apps: &Apps, dns: &Dns) -> String {
     let (site, api) = (apps.address, &dns.api);
     let mut config = format!(
         "[[app]]\nname = \"{app}\"\npublish = [\"192.0.2.{}\"]\ncheck = {{ http = \"http://{site}/{node}\" }}\n\
          interval = \"100ms\"\nrise = 1\nfall = 1\n",
         node + 1
     );
-    for handler in HANDLERS {
+    for handler in handlers {
         let fixture = format!("file:{}/handlers-wasm/dist/fixtures/{handler}.wasm", env!("CARGO_MANIFEST_DIR"));
-        let (source, more) = match handler {
-            "dns" => (
-                "builtin:dns-powerdns".into(),
+        let (source, more) = match *handler {
+            "dns" | "javascript" => (
+                if *handler == "dns" { "builtin:dns-powerdns".into() } else { format!("file:{JAVASCRIPT}") },
                 format!(
                     "api = \"http://{api}\"\nzone = \"{ZONE}\"\nrecord = \"www.{ZONE}\"\napi_key = \"{API_KEY}\"\n{}",
                     grant(api, "\"GET\", \"PATCH\"")

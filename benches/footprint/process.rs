@@ -51,6 +51,13 @@ pub(crate) fn sum(mappings: &Mappings) -> Memory {
     mappings.values().fold(Memory::default(), add)
 }
 
+/// The largest resident size since the process started, in KiB.
+pub(crate) fn peak(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let size = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+    size.context("no peak in /proc's status")
+}
+
 /// The time that the threads which live now have had on a processor.
 pub(crate) fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     let mut nanoseconds = 0;

@@ -1,56 +1,92 @@
-//! The built `dns-powerdns` in the real host, against the embedded server, and against one that answers badly.
+//! The built `dns-powerdns` in the real host, once in Rust and once in JavaScript: one list of tests for both, against
+//! the embedded server and Debian's PowerDNS; in `answers`, against one that answers as it is told.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use picored::demo::api;
-use picored::demo::zone::{Edit, NewSet, Zone, absolute};
 use picored::handler::{Limits, Loaded};
 use picored_core::config::Handler;
-use picored_core::event::{RunEnd, StopReason};
+use picored_core::event::RunEnd;
 use picored_core::name::{AppName, NodeName};
 use picored_core::snapshot::{Endpoint, EndpointSet, Snapshot};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::sync::OnceCell;
 
+use crate::powerdns::{KEY, Kind, NAME, Server, ZONES};
 use crate::support::{CEILING, event, grant, guest, handler, host, snapshot};
 
-const KEY: &str = "secret";
-const NAME: &str = "www.example.org.";
-const PATH: &str = "/api/v1/servers/localhost/zones/example.org.";
-
-/// The zone behind its API, and the handler that writes it.
-struct Scene {
-    zone: Arc<Zone>,
-    loaded: Arc<Loaded>,
-    _servers: JoinSet<()>,
+/// What is tried.
+#[derive(Clone, Copy, Debug)]
+enum Component {
+    Rust,
+    JavaScript,
 }
 
-fn configured(api: SocketAddr, config: &[(&str, &str)]) -> Handler {
-    let origin = format!("http://{api}");
-    let mut all = BTreeMap::from(
-        [("api", origin.as_str()), ("zone", "example.org."), ("record", NAME), ("ttl", "30"), ("api_key", KEY)]
-            .map(|(key, value)| (key.to_owned(), value.to_owned())),
-    );
-    all.extend(config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    Handler {
-        config: all,
-        http: vec![grant(&origin, &["GET", "PATCH"], &[PATH], &["127.0.0.1/32"])],
-        ..handler(guest("dns-powerdns"))
+use Component::{JavaScript, Rust};
+use Kind::{Debian, Embedded};
+
+/// Makes a test of each function for each subject.
+macro_rules! tests {
+    ([$($module:ident: $subject:expr),* $(,)?] $names:tt) => { $(tests!(@ $module, $subject, $names);)* };
+    (@ $module:ident, $subject:expr, [$($name:ident),* $(,)?]) => {
+        mod $module {
+            use super::*;
+
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($subject).await;
+            })*
+        }
+    };
+}
+
+mod answers;
+
+tests!([
+    rust_at_embedded: (Rust, Embedded),
+    rust_at_debian: (Rust, Debian),
+    javascript_at_embedded: (JavaScript, Embedded),
+    javascript_at_debian: (JavaScript, Debian),
+] [
+    it_makes_the_record_and_then_leaves_it_alone,
+    it_takes_out_what_is_the_clusters_and_keeps_what_is_not,
+    a_family_that_nobody_has_any_more_goes_and_one_that_nobody_had_stays,
+    another_time_to_live_is_a_difference,
+    what_the_operator_disabled_stays_disabled_and_stays,
+    a_wrong_key_and_a_wrong_zone_are_told_and_not_tried_again,
+]);
+
+impl Component {
+    fn file(self) -> PathBuf {
+        match self {
+            Rust => guest("dns-powerdns"),
+            JavaScript => {
+                let committed = "examples/dns-powerdns-js/dist/dns-powerdns-js.wasm";
+                let committed = || Path::new(env!("CARGO_MANIFEST_DIR")).join(committed);
+                std::env::var_os("PICORED_JS_GUEST").map_or_else(committed, PathBuf::from)
+            }
+        }
     }
-}
 
-async fn scene(config: &[(&str, &str)]) -> Scene {
-    let zone = Arc::new(Zone::new("example.org.", [127, 0, 0, 1].into()).unwrap());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (served, mut servers) = (zone.clone(), JoinSet::new());
-    servers.spawn(async move { panic!("{:?}", api::serve(listener, served, KEY).await) });
-    let loaded = host(Limits::default()).load(&configured(address, config)).await.unwrap();
-    Scene { zone, loaded, _servers: servers }
+    /// Loads it for the API at `origin`, with that config beside what it needs.
+    async fn load(self, origin: &str, config: &[(&str, &str)]) -> Arc<Loaded> {
+        let mut all = BTreeMap::from(
+            [("api", origin), ("zone", "example.org."), ("record", NAME), ("ttl", "30"), ("api_key", KEY)]
+                .map(|(key, value)| (key.to_owned(), value.to_owned())),
+        );
+        all.extend(config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        let handler = Handler {
+            config: all,
+            http: vec![grant(origin, &["GET", "PATCH"], &[ZONES], &["127.0.0.0/8"])],
+            ..handler(self.file())
+        };
+        // Whoever is first has it compiled; the others find the code.
+        static COMPILED: [OnceCell<()>; 2] = [OnceCell::const_new(), OnceCell::const_new()];
+        let load = async || host(Limits::default()).load(&handler).await.unwrap();
+        COMPILED[self as usize].get_or_init(async || drop(load().await)).await;
+        load().await
+    }
 }
 
 fn addresses(list: &[&str]) -> Vec<IpAddr> {
@@ -71,19 +107,24 @@ async fn run(loaded: &Arc<Loaded>, snapshot: Arc<Snapshot>) -> RunEnd {
     tokio::time::timeout(CEILING, loaded.run(event(), 1, snapshot)).await.expect("every run ends")
 }
 
+fn permanent(end: RunEnd) -> String {
+    match end {
+        RunEnd::Permanent(text) => text,
+        other => panic!("not for good: {other:?}"),
+    }
+}
+
+/// The zone behind its API, and the handler that writes it.
+struct Scene {
+    server: Server,
+    loaded: Arc<Loaded>,
+}
+
 impl Scene {
-    fn put(&self, kind: &str, ttl: u32, records: &[(&str, bool)]) {
-        let records = records.iter().map(|(text, disabled)| ((*text).to_owned(), *disabled)).collect();
-        let set = Some(NewSet { ttl, records });
-        self.zone.apply(&[Edit { name: NAME.into(), kind: kind.into(), set }]).unwrap();
-    }
-
-    fn published(&self) -> Vec<IpAddr> {
-        self.zone.subscribe().borrow().addresses(&absolute(NAME).unwrap()).into_iter().collect()
-    }
-
-    fn serial(&self) -> u32 {
-        self.zone.subscribe().borrow().serial
+    async fn new((component, kind): (Component, Kind)) -> Option<Self> {
+        let server = Server::start(kind).await?;
+        let loaded = component.load(&server.origin(), &[]).await;
+        Some(Self { server, loaded })
     }
 
     /// Runs once; whether it says that it changed something, and what it says.
@@ -95,100 +136,69 @@ impl Scene {
     }
 }
 
-#[tokio::test]
-async fn it_makes_the_record_and_then_leaves_it_alone() {
-    let scene = scene(&[]).await;
+async fn it_makes_the_record_and_then_leaves_it_alone(subject: (Component, Kind)) {
+    let Some(scene) = Scene::new(subject).await else { return };
     let both = ["192.0.2.1", "192.0.2.2", "2001:db8::1"];
     let (changed, text) = scene.publish(&both, &both).await;
-    assert!(changed && text.contains("192.0.2.1") && text.contains("2001:db8::1"), "{text}");
-    assert_eq!(scene.published(), addresses(&both));
-    let serial = scene.serial();
+    let words = "A: 192.0.2.1 192.0.2.2 (added 192.0.2.1 192.0.2.2), AAAA: 2001:db8::1 (added 2001:db8::1)";
+    assert_eq!((changed, text), (true, format!("{NAME} {words}")));
+    assert_eq!(scene.server.published().await, addresses(&both));
+    let serial = scene.server.serial().await;
     let (changed, text) = scene.publish(&both, &both).await;
-    assert!(!changed && text.contains("192.0.2.1"), "{text}");
-    assert_eq!(scene.serial(), serial, "nothing was written");
+    let words = "A: 192.0.2.1 192.0.2.2 (unchanged), AAAA: 2001:db8::1 (unchanged)";
+    assert_eq!((changed, text), (false, format!("{NAME} {words}")));
+    assert_eq!(scene.server.serial().await, serial, "nothing was written");
 }
 
-#[tokio::test]
-async fn it_takes_out_what_is_the_clusters_and_keeps_what_is_not() {
-    let scene = scene(&[]).await;
-    scene.put("A", 30, &[("192.0.2.1", false), ("192.0.2.2", false), ("198.51.100.9", false)]);
+async fn it_takes_out_what_is_the_clusters_and_keeps_what_is_not(subject: (Component, Kind)) {
+    let Some(scene) = Scene::new(subject).await else { return };
+    scene.server.put("A", 30, &[("192.0.2.1", false), ("192.0.2.2", false), ("198.51.100.9", false)]).await;
     let (changed, text) = scene.publish(&["192.0.2.1"], &["192.0.2.1", "192.0.2.2"]).await;
-    assert!(changed && text.contains("198.51.100.9"), "{text}");
-    assert_eq!(scene.published(), addresses(&["192.0.2.1", "198.51.100.9"]));
+    let words = "A: 192.0.2.1 (removed 192.0.2.2; kept foreign 198.51.100.9)";
+    assert_eq!((changed, text), (true, format!("{NAME} {words}")));
+    assert_eq!(scene.server.published().await, addresses(&["192.0.2.1", "198.51.100.9"]));
 }
 
-#[tokio::test]
-async fn a_family_that_nobody_has_any_more_goes_and_one_that_nobody_had_stays() {
-    let scene = scene(&[]).await;
-    scene.put("AAAA", 30, &[("2001:db8::2", false)]);
+async fn a_family_that_nobody_has_any_more_goes_and_one_that_nobody_had_stays(subject: (Component, Kind)) {
+    let Some(scene) = Scene::new(subject).await else { return };
+    scene.server.put("AAAA", 30, &[("2001:db8::2", false)]).await;
     scene.publish(&["192.0.2.1"], &["192.0.2.1"]).await;
-    assert_eq!(scene.published(), addresses(&["192.0.2.1", "2001:db8::2"]), "somebody else's");
+    assert_eq!(scene.server.published().await, addresses(&["192.0.2.1", "2001:db8::2"]), "somebody else's");
     scene.publish(&["192.0.2.1"], &["192.0.2.1", "2001:db8::2"]).await;
-    assert_eq!(scene.published(), addresses(&["192.0.2.1"]));
+    assert_eq!(scene.server.published().await, addresses(&["192.0.2.1"]));
 }
 
-#[tokio::test]
-async fn addresses_are_compared_as_addresses_and_the_ttl_too() {
-    let scene = scene(&[]).await;
-    scene.put("AAAA", 30, &[("2001:DB8:0:0::1", false)]);
-    assert!(!scene.publish(&["2001:db8::1"], &["2001:db8::1"]).await.0);
-    scene.put("AAAA", 300, &[("2001:db8::1", false)]);
+async fn another_time_to_live_is_a_difference(subject: (Component, Kind)) {
+    let Some(scene) = Scene::new(subject).await else { return };
+    scene.server.put("AAAA", 300, &[("2001:db8::1", false)]).await;
     let (changed, text) = scene.publish(&["2001:db8::1"], &["2001:db8::1"]).await;
-    assert!(changed && text.contains("300"), "{text}");
+    assert_eq!((changed, text), (true, format!("{NAME} AAAA: 2001:db8::1 (ttl 300 to 30)")));
+    assert_eq!(scene.server.records().await, [("AAAA".to_owned(), 30, "2001:db8::1".to_owned(), false)]);
 }
 
-#[tokio::test]
-async fn a_wrong_key_and_a_wrong_zone_are_told_and_not_tried_again() {
-    for (config, word) in [(&[("api_key", "wrong")][..], "401"), (&[("record", "www.example.com.")], "example.com")] {
-        let scene = scene(config).await;
-        match run(&scene.loaded, cluster(&["192.0.2.1"], &["192.0.2.1"])).await {
-            RunEnd::Permanent(text) => assert!(text.contains(word), "{text}"),
-            other => panic!("{word}: {other:?}"),
-        }
-        assert!(scene.published().is_empty());
+async fn what_the_operator_disabled_stays_disabled_and_stays(subject: (Component, Kind)) {
+    let Some(scene) = Scene::new(subject).await else { return };
+    scene.server.put("A", 30, &[("192.0.2.1", false), ("192.0.2.2", true), ("198.51.100.9", true)]).await;
+    let ours = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
+    let (changed, text) = scene.publish(&["192.0.2.2", "192.0.2.3"], &ours).await;
+    let words = "A: 192.0.2.3 (added 192.0.2.3; removed 192.0.2.1), left disabled 192.0.2.2";
+    assert_eq!((changed, text), (true, format!("{NAME} {words}")));
+    let expected = [("192.0.2.2", true), ("192.0.2.3", false), ("198.51.100.9", true)];
+    let expected = expected.map(|(content, disabled)| ("A".to_owned(), 30, content.to_owned(), disabled));
+    assert_eq!(scene.server.records().await, expected);
+}
+
+async fn a_wrong_key_and_a_wrong_zone_are_told_and_not_tried_again(subject: (Component, Kind)) {
+    let Some(Scene { server, .. }) = Scene::new(subject).await else { return };
+    let elsewhere = [("zone", "example.com."), ("record", "www.example.com.")];
+    for (config, word) in [
+        (&[("api_key", "wrong")][..], "status 401"),
+        (&[("record", "www.example.com.")], "`www.example.com.` does not lie in zone `example.org.`"),
+        (&elsewhere, "status 404"),
+    ] {
+        let loaded = subject.0.load(&server.origin(), config).await;
+        let text = permanent(run(&loaded, cluster(&["192.0.2.1"], &["192.0.2.1"])).await);
+        assert!(text.contains(word), "{text}");
+        assert!(server.published().await.is_empty());
     }
-}
-
-#[tokio::test]
-async fn a_config_that_lacks_something_names_it() {
-    let scene = scene(&[("ttl", "soon")]).await;
-    match run(&scene.loaded, cluster(&["192.0.2.1"], &[])).await {
-        RunEnd::Permanent(text) => assert!(text.contains("ttl"), "{text}"),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// A server that gives one answer to everything.
-async fn run_against(answer: &'static str) -> RunEnd {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            // One read has the head, and the handler's requests for reading have no body.
-            let _ = stream.read(&mut [0; 4096]).await;
-            let _ = stream.write_all(answer.as_bytes()).await;
-        }
-    });
-    let loaded = host(Limits::default()).load(&configured(address, &[])).await.unwrap();
-    let end = run(&loaded, cluster(&["192.0.2.1"], &["192.0.2.1"])).await;
-    server.abort();
-    end
-}
-
-#[tokio::test]
-async fn bad_answers_end_with_the_right_word() {
-    let end = run_against("HTTP/1.1 429 Slow Down\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n").await;
-    assert!(matches!(&end, RunEnd::RetryAfter(wait, _) if *wait == Duration::from_secs(7)), "{end:?}");
-    let end = run_against("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await;
-    assert!(matches!(&end, RunEnd::Retry(_)), "{end:?}");
-    let end = run_against("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
-    assert!(matches!(&end, RunEnd::Retry(text) if text.contains("not a zone as PowerDNS shows it")), "{end:?}");
-    // A field renamed: what this handler does not understand it must not write over.
-    let renamed = "HTTP/1.1 200 OK\r\ncontent-length: 31\r\n\r\n{\"name\":\"example.org.\",\"rr\":[]}";
-    let end = run_against(renamed).await;
-    assert!(matches!(&end, RunEnd::Permanent(text) if text.contains("rrsets")), "{end:?}");
-    let end = run_against("HTTP/1.1 422 No\r\ncontent-length: 16\r\n\r\n{\"error\":\"this\"}").await;
-    assert!(matches!(&end, RunEnd::Permanent(text) if text.contains("this")), "{end:?}");
-    let end = run_against("").await;
-    assert!(!matches!(&end, RunEnd::Done { .. } | RunEnd::Stopped(StopReason::Trap, _)), "{end:?}");
 }

@@ -8,6 +8,7 @@ mod dns_powerdns;
 mod hostile;
 mod http;
 mod load;
+mod powerdns;
 mod server;
 mod state;
 mod support;

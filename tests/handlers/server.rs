@@ -83,7 +83,7 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<String>>>, elsewhere: 
 }
 
 /// A request's head, and as much body as it says.
-async fn read(stream: &mut TcpStream) -> Option<String> {
+pub(crate) async fn read(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
         let mut chunk = [0; 4096];

@@ -49,5 +49,5 @@ impl Want {
 }
 
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+#[doc = include_str!("../../../docs/write-a-handler.md")]
+struct Page;
