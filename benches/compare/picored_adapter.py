@@ -9,7 +9,7 @@ from adapters import ADAPTERS, Adapter, Serf
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-HANDLER = os.path.join(ROOT, "handlers-wasm", "dist", "fixtures", "ok.wasm")
+FIXTURES = os.path.join(ROOT, "handlers-wasm", "dist", "fixtures")
 EVENT = {"member-up": "join", "member-down": "failed", "member-left": "left"}
 EVENT_ID = re.compile(r"(member-(?:up|down|left))/([^/]+)/")
 
@@ -54,10 +54,19 @@ publish = ["{c.net.ip(i)}"]
 check = {{ http = "http://127.0.0.1:8080/", expect_body = "OK" }}
 interval = "10s"
 
+[[app]]
+name = "port"
+publish = ["{c.net.ip(i)}"]
+check = {{ tcp = "127.0.0.1:8080" }}
+interval = "10s"
+""")
+            # One that is told of members, whose start is looked for, and two that wait for an application.
+            for name, events in [("ok", "member-*"), ("echo", "app-*"), ("state", "app-*")]:
+                file.write(f"""
 [[handler]]
-name = "ok"
-source = "file:{HANDLER}"
-on = ["member-*"]
+name = "{name}"
+source = "file:{FIXTURES}/{name}.wasm"
+on = ["{events}"]
 """)
         return [self.bin, "run", "--log-format", "json", "--config", self.path(c, i, "toml")]
 

@@ -1,4 +1,5 @@
-//! What a node costs with nothing to do: three nodes, each with an application checked every 10 s, over a minute.
+//! What a node costs with nothing to do: three nodes, each with three handlers and two applications checked every 10 s,
+//! over a minute.
 //!
 //! Each node is on a machine of its own, so that what its interface counts is what it sends to other nodes, and that
 //! alone.
@@ -15,6 +16,7 @@ use crate::network::{Held, Network, address};
 use crate::process::{mappings, processor_time, sent, sum};
 
 const NODES: u8 = 3;
+const HANDLERS: [&str; 3] = ["ok", "echo", "state"];
 const SETTLE: Duration = Duration::from_secs(20);
 const WINDOW: Duration = Duration::from_secs(60);
 /// Seconds of processor time in a minute.
@@ -26,10 +28,18 @@ const HEADERS: f64 = 42.0;
 pub(crate) fn measure(picored: &Path) -> anyhow::Result<bool> {
     let network = Network::new()?;
     let addresses: Vec<SocketAddr> = (1..=NODES).map(|node| (address(node), 7946).into()).collect();
+    let handlers = HANDLERS.map(|handler| {
+        let fixture = format!("{}/handlers-wasm/dist/fixtures/{handler}.wasm", env!("CARGO_MANIFEST_DIR"));
+        format!("[[handler]]\nname = \"{handler}\"\nsource = \"file:{fixture}\"\non = [\"app-*\"]\n\n")
+    });
+    let handlers = handlers.concat();
     let app = |node: usize| {
         format!(
             "[[app]]\nname = \"www\"\npublish = [\"192.0.2.{}\"]\n\
-             check = {{ http = \"http://127.0.0.1:8080/health\" }}\ninterval = \"10s\"\n",
+             check = {{ http = \"http://127.0.0.1:8080/health\" }}\ninterval = \"10s\"\n\n\
+             [[app]]\nname = \"port\"\npublish = [\"192.0.2.{}\"]\ncheck = {{ tcp = \"127.0.0.1:8080\" }}\n\
+             interval = \"10s\"\n\n{handlers}",
+            node + 1,
             node + 1
         )
     };
@@ -54,7 +64,7 @@ pub(crate) fn measure(picored: &Path) -> anyhow::Result<bool> {
     std::thread::sleep(WINDOW);
     let (seconds, after) = (begin.elapsed().as_secs_f64(), read()?);
 
-    println!("A node of {NODES} with nothing to do but a check every 10 s, over {seconds:.0} s:\n");
+    println!("A node of {NODES} with nothing to do but two checks every 10 s, over {seconds:.0} s:\n");
     println!(
         "{:<6}{:>16}{:>16}{:>16}{:>16}{:>15}{:>14}",
         "", "processor s/min", "datagrams/s", "bytes/s of UDP", "on Ethernet", "anonymous KiB", "resident KiB"
