@@ -24,8 +24,8 @@ const CORE: House = House {
             name: "values",
             together: true,
             modules: &[
-                "config", "envelope", "event", "identity", "message", "name", "policy", "record", "snapshot", "status",
-                "time",
+                "ask", "config", "envelope", "event", "identity", "message", "name", "policy", "record", "snapshot",
+                "status", "time",
             ],
         },
         Floor {
