@@ -6,8 +6,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -22,6 +22,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::handler::dry::DryRun;
 use crate::handler::limits::HttpLimits;
 use crate::handler::tls::Tls;
 
@@ -105,6 +106,8 @@ pub(crate) struct Gate {
     sent: AtomicU32,
     received: AtomicUsize,
     turn: Arc<Mutex<()>>,
+    dry: Option<Arc<DryRun>>,
+    denied: OnceLock<String>,
 }
 
 /// The right to send one request. One at a time: what a run holds in memory stays near one request and one response.
@@ -126,13 +129,14 @@ pub(crate) async fn send_apart(gate: &Arc<Gate>, turn: Turn, request: Request) -
 
 impl Gate {
     /// A gate for a run that ends at `deadline`. All runs of a handler share `lookups`, which bounds how many names are
-    /// resolved for it at a time.
+    /// resolved for it at a time. With `dry`, which then hears of each request, nothing that writes gets out.
     pub(crate) fn new(
         grants: Arc<[Grant]>,
         limits: HttpLimits,
         tls: Arc<Tls>,
         lookups: Arc<Semaphore>,
         deadline: Instant,
+        dry: Option<Arc<DryRun>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             grants,
@@ -143,7 +147,14 @@ impl Gate {
             sent: AtomicU32::new(0),
             received: AtomicUsize::new(0),
             turn: Arc::default(),
+            dry,
+            denied: OnceLock::new(),
         })
+    }
+
+    /// Why the first call of this run that no grant allows was refused, and what would allow it.
+    pub(crate) fn denied(&self) -> Option<&str> {
+        self.denied.get().map(String::as_str)
     }
 
     pub(crate) fn limits(&self) -> &HttpLimits {
@@ -159,9 +170,27 @@ impl Gate {
     }
 
     async fn send(&self, _turn: Turn, request: Request) -> Result<Response, HttpError> {
+        let Some(dry) = &self.dry else { return self.pass(request).await };
+        dry.begin(&request);
+        let result = self.pass(request).await;
+        dry.end(&result);
+        result
+    }
+
+    async fn pass(&self, request: Request) -> Result<Response, HttpError> {
         let target = Target::canonical(&request.url)?;
-        let grant = policy::check(&self.grants, &request.method, &target)?;
+        let grant = policy::check(&self.grants, &request.method, &target).inspect_err(|refusal| {
+            if refusal.kind == RefusalKind::Denied {
+                self.denied.get_or_init(|| refusal.reason.clone());
+            }
+        })?;
         let (message, host) = self.message(request, &target)?;
+        if let Some(dry) = &self.dry {
+            if !DryRun::lets_out(message.method()) {
+                return Ok(DryRun::stub());
+            }
+            dry.leaves();
+        }
 
         let deadline = self.deadline.min(Instant::now() + self.limits.total);
         let late = || Kind::Timeout.because(format!("{host} did not answer within {:?}", self.limits.total));
@@ -353,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn names_wait_for_a_permit_and_addresses_need_none() {
         let limits = HttpLimits { resolve: std::time::Duration::from_millis(20), ..Limits::default().http };
-        let gate = Gate::new(Arc::new([]), limits, Arc::default(), Arc::new(Semaphore::new(0)), Instant::now());
+        let gate = Gate::new(Arc::new([]), limits, Arc::default(), Arc::new(Semaphore::new(0)), Instant::now(), None);
         let resolve = async |url: &str| gate.resolve(&Target::canonical(url).unwrap()).await;
         assert_eq!(resolve("http://localhost/").await.unwrap_err().kind, Kind::Timeout);
         assert_eq!(resolve("http://127.0.0.1/").await.unwrap(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);
