@@ -7,6 +7,7 @@
 
 pub mod client;
 mod commands;
+mod follow;
 mod routes;
 mod upload;
 
@@ -24,9 +25,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::events::Events;
 use crate::memory;
 use crate::metrics::Metrics;
 
@@ -39,6 +41,8 @@ const MODE: u32 = 0o660;
 const BACKLOG: i32 = 64;
 /// So many connections are served at a time; others wait in the socket's queue.
 const CONNECTIONS: usize = 16;
+/// So many of them may follow events, which has no end.
+const FOLLOWERS: usize = 4;
 /// From the connection's start to its end, but for what the daemon takes to do what it is told.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// Rest after the system could not give us a connection, as when there are no file descriptors left.
@@ -80,12 +84,62 @@ pub struct HandlerChange {
     pub before: Option<String>,
 }
 
+/// The answer to `POST /v1/handlers/NAME/run?event=KIND&app=NAME`, where `&dry-run` may follow.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HandlerRun {
+    /// The handler.
+    pub handler: String,
+    /// The kind of event it was told of.
+    pub event: String,
+    /// The scope's name: the application's, else the handler's.
+    pub scope: String,
+    /// What became of the delivery; none of a dry run, which is no delivery.
+    pub outcome: Option<String>,
+    /// How the run ended: `done`, `retry`, `retry-after`, `permanent`, or why the host stopped it; none if it did not run.
+    pub ended_as: Option<String>,
+    /// Whether it says that it changed the world outside.
+    pub changed: bool,
+    /// What it said.
+    pub text: String,
+    /// How long it ran.
+    pub run_ms: f64,
+    /// What a dry run sent or would have sent, in order; of a real run nothing is recorded.
+    pub requests: Vec<Recorded>,
+}
+
+/// One request of a dry run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The method.
+    pub method: String,
+    /// The URL, as the handler wrote it.
+    pub url: String,
+    /// The body, or its beginning.
+    pub body: String,
+    /// The body's whole length.
+    pub body_bytes: usize,
+    /// Whether it was sent.
+    pub sent: bool,
+    /// The status that it was answered with, or why it was refused or failed.
+    pub answer: String,
+}
+
 /// A bound admin socket.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
     file: SocketFile,
     connection_time: Duration,
+}
+
+/// Where answers come from. Cheap to clone.
+#[derive(Clone)]
+struct Sources {
+    status: watch::Receiver<Arc<Status>>,
+    metrics: Metrics,
+    events: Events,
+    followers: Arc<Semaphore>,
+    commands: Commands,
 }
 
 /// The socket's file: removed with this, unless somebody has put another in its place.
@@ -136,15 +190,21 @@ impl Server {
     }
 
     /// Answers until it is dropped, and the socket's file goes with it. What it is told to do goes to `commands`.
-    pub async fn serve(self, status: watch::Receiver<Arc<Status>>, metrics: Metrics, commands: Commands) {
+    pub async fn serve(
+        self,
+        status: watch::Receiver<Arc<Status>>,
+        metrics: Metrics,
+        events: Events,
+        commands: Commands,
+    ) {
         let Self { listener, file: _file, connection_time } = self;
+        let sources = Sources { status, metrics, events, followers: Arc::new(Semaphore::new(FOLLOWERS)), commands };
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        let told = (status.clone(), metrics.clone());
-                        connections.spawn(routes::connection(stream, told, commands.clone(), connection_time));
+                        connections.spawn(routes::connection(stream, sources.clone(), connection_time));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the admin socket cannot take a connection");

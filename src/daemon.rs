@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Commands};
 use crate::driver::{Clock, Driver, Parts, wall};
+use crate::events::Events;
 use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES};
 use crate::metrics::{self, Metrics};
 use crate::net::Socket;
@@ -80,11 +81,12 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     );
     let (status, readers) = watch::channel(Arc::new(Status::default()));
     let (sender, commands) = Commands::channel(state.uploads_dir().to_owned(), MAX_COMPONENT_BYTES);
+    let events = Events::default();
     if let Some(listener) = metrics_listener {
         tokio::spawn(metrics::serve(listener, metrics.clone(), readers.clone()));
     }
-    let serving = tokio::spawn(server.serve(readers, metrics.clone(), sender));
-    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, metrics, commands };
+    let serving = tokio::spawn(server.serve(readers, metrics.clone(), events.clone(), sender));
+    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, metrics, commands, events };
     let ended = Driver::new(core, clock, parts).run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.

@@ -11,15 +11,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 use picored_core::config::{App, Handler, Seed};
-use picored_core::event::{RunEnd, StopReason};
-use picored_core::name::HandlerName;
-use picored_core::node::{Input, Invocation, Node, Output};
+use picored_core::event::{DeliveryId, EventKind, RunEnd, StopReason};
+use picored_core::name::{AppName, HandlerName};
+use picored_core::node::{Input, Invocation, ManualError, Node, Notice, Output};
 use picored_core::status::Status;
 use picored_core::time::{Instant, Now, Wall};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
-use crate::admin::{Change, Command, Refusal};
-use crate::handler::{Host, LoadError, Loaded};
+use crate::admin::{self, Answer, Change, Command, Refusal};
+use crate::events::Events;
+use crate::handler::{self, Host, LoadError, Loaded};
 use crate::metrics::Metrics;
 use crate::net::Socket;
 use crate::notices;
@@ -99,6 +100,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// From the admin socket.
     pub commands: mpsc::Receiver<Command>,
+    /// What happened lately.
+    pub events: Events,
 }
 
 /// The loop and what it holds.
@@ -115,6 +118,11 @@ pub struct Driver {
     status_at: Instant,
     metrics: Metrics,
     commands: mpsc::Receiver<Command>,
+    events: Events,
+    /// Who waits for the end of which delivery.
+    asked: HashMap<DeliveryId, oneshot::Sender<Answer>>,
+    /// One dry run at a time.
+    dry_runs: Arc<Semaphore>,
     inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     ended: Option<anyhow::Result<()>>,
 }
@@ -122,7 +130,7 @@ pub struct Driver {
 impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
-        let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands } = parts;
+        let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands, events } = parts;
         let slot = |config: Handler| (config.name.clone(), Arc::new(Slot { config, loaded: Mutex::default() }));
         Self {
             node,
@@ -137,6 +145,9 @@ impl Driver {
             status_at: Instant::default(),
             metrics,
             commands,
+            events,
+            asked: HashMap::new(),
+            dry_runs: Arc::new(Semaphore::new(1)),
             inputs: mpsc::channel(INPUTS),
             ended: None,
         }
@@ -219,6 +230,8 @@ impl Driver {
                 Output::Notice(notice) => {
                     news = true;
                     notices::log(&notice);
+                    self.events.note(&notice, now.wall);
+                    self.answer_asked(&notice);
                     if let Some(error) = notices::fatal(&notice, &self.node.status()) {
                         self.ended = Some(Err(error));
                     }
@@ -233,7 +246,7 @@ impl Driver {
     }
 
     /// Does what the admin socket was told.
-    fn command(&self, Command { change, reply }: Command) {
+    fn command(&mut self, Command { change, reply }: Command) {
         let answer = match change {
             Change::Upgrade { handler, .. } | Change::Rollback { handler } if !self.slots.contains_key(&handler) => {
                 Err(Refusal::new(StatusCode::NOT_FOUND, format!("this node has no handler {handler}")))
@@ -241,9 +254,70 @@ impl Driver {
             Change::Upgrade { .. } | Change::Rollback { .. } => {
                 Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "handlers cannot be changed yet"))
             }
+            Change::Run { handler, event, app, dry_run: true } => {
+                return self.dry_run(&handler, event, app.as_ref(), reply);
+            }
+            Change::Run { handler, event, app, dry_run: false } => {
+                match self.node.run_now(self.clock.now(), &handler, event, app.as_ref()) {
+                    Ok(delivery) => return drop(self.asked.insert(delivery, reply)),
+                    Err(error) => Err(not_run(&error)),
+                }
+            }
         };
         // Who asked may have gone.
         let _ = reply.send(answer);
+    }
+
+    /// Tells who asked for a delivery how it ended.
+    fn answer_asked(&mut self, notice: &Notice) {
+        let Notice::Ended { delivery, outcome, end, took } = notice else { return };
+        let Some(reply) = self.asked.remove(&delivery.id) else { return };
+        let run = admin::HandlerRun {
+            handler: delivery.key.handler.to_string(),
+            event: delivery.event.kind.to_string(),
+            scope: delivery.key.scope().to_owned(),
+            outcome: Some(outcome.as_str().to_owned()),
+            ..run_end(end.as_ref(), *took)
+        };
+        let _ = reply.send(Ok(json(&run)));
+    }
+
+    /// Runs a handler beside the line, which is sound as long as nothing of it gets out that writes.
+    fn dry_run(
+        &mut self,
+        handler: &HandlerName,
+        kind: EventKind,
+        app: Option<&AppName>,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let prepared = self.node.dry_run(self.clock.now(), handler, kind, app);
+        let prepared = prepared.map_err(|error| not_run(&error)).and_then(|(event, snapshot)| {
+            let place = self.dry_runs.clone().try_acquire_owned();
+            let place = place.map_err(|_| Refusal::new(StatusCode::CONFLICT, "another dry run is under way"))?;
+            Ok((event, snapshot, place, self.slots[handler].clone()))
+        });
+        let (event, snapshot, place, slot) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let host = self.host.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            let begun = tokio::time::Instant::now();
+            let scope = event.app.as_ref().map_or_else(|| slot.config.name.to_string(), ToString::to_string);
+            let (end, requests) = match loading(&host, &slot).await {
+                Ok(loaded) => loaded.dry_run(event, snapshot).await,
+                Err(reason) => (RunEnd::Stopped(StopReason::Load, reason), Vec::new()),
+            };
+            let run = admin::HandlerRun {
+                handler: slot.config.name.to_string(),
+                event: kind.to_string(),
+                scope,
+                requests: requests.into_iter().map(recorded).collect(),
+                ..run_end(Some(&end), begun.elapsed())
+            };
+            let _ = reply.send(Ok(json(&run)));
+        });
     }
 
     /// Starts a task whose result comes in as an input.
@@ -292,8 +366,10 @@ impl Driver {
         slots.sort_by(|a, b| a.config.name.cmp(&b.config.name));
         tokio::spawn(async move {
             for slot in slots {
-                let state = loading(&host, &slot).await.map_or_else(|error| error, |_| "ready".to_owned());
-                let _ = inputs.send(Input::HandlerState { handler: slot.config.name.clone(), state }).await;
+                let loaded = loading(&host, &slot).await;
+                for input in loaded_inputs(&slot.config.name, &loaded) {
+                    let _ = inputs.send(input).await;
+                }
             }
             // The start is over: what only it needed can go, handlers or none.
             crate::memory::release();
@@ -310,8 +386,9 @@ impl Driver {
             let was_ready = slot.loaded.lock().await.is_some();
             let loaded = loading(&host, &slot).await;
             if !was_ready {
-                let state = loaded.as_ref().map_or_else(Clone::clone, |_| "ready".to_owned());
-                let _ = inputs.send(Input::HandlerState { handler: id.handler.clone(), state }).await;
+                for input in loaded_inputs(&id.handler, &loaded) {
+                    let _ = inputs.send(input).await;
+                }
             }
             let waited = queued + due.elapsed();
             notices::started(&delivery, waited);
@@ -335,4 +412,43 @@ async fn loading(host: &Host, slot: &Slot) -> Result<Arc<Loaded>, String> {
         tracing::error!(target: "picored::handler", handler = %slot.config.name, %reason, "a handler is not ready");
         reason
     })
+}
+
+/// What the node is told of a handler that was, or could not be, loaded.
+fn loaded_inputs(handler: &HandlerName, loaded: &Result<Arc<Loaded>, String>) -> [Input; 2] {
+    let state = loaded.as_ref().map_or_else(Clone::clone, |_| "ready".to_owned());
+    let missing = loaded.as_ref().map_or_else(|_| Vec::new(), |loaded| loaded.missing());
+    for ask in &missing {
+        tracing::warn!(target: "picored::handler", %handler, ask = ask.ask, remedy = ask.remedy, "is not granted");
+    }
+    [Input::HandlerState { handler: handler.clone(), state }, Input::HandlerAsks { handler: handler.clone(), missing }]
+}
+
+fn not_run(error: &ManualError) -> Refusal {
+    let code = match error {
+        ManualError::NoHandler(_) | ManualError::NoApp(..) => StatusCode::NOT_FOUND,
+        ManualError::WhichApp(_) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::CONFLICT,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// The part of an answer that a run's end gives.
+fn run_end(end: Option<&RunEnd>, took: Duration) -> admin::HandlerRun {
+    admin::HandlerRun {
+        ended_as: end.map(|end| end.word().to_owned()),
+        changed: matches!(end, Some(RunEnd::Done { changed: true, .. })),
+        text: end.map(|end| end.text().to_owned()).unwrap_or_default(),
+        run_ms: notices::milliseconds(took),
+        ..admin::HandlerRun::default()
+    }
+}
+
+fn recorded(request: handler::Recorded) -> admin::Recorded {
+    let handler::Recorded { method, url, body, body_bytes, sent, answer } = request;
+    admin::Recorded { method, url, body, body_bytes, sent, answer }
+}
+
+fn json(value: &admin::HandlerRun) -> serde_json::Value {
+    serde_json::to_value(value).expect("plain data has a JSON form")
 }

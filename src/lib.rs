@@ -9,6 +9,7 @@ pub mod cli;
 pub mod daemon;
 pub mod demo;
 pub mod driver;
+pub mod events;
 pub mod handler;
 mod http;
 pub mod log;

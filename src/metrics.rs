@@ -87,9 +87,9 @@ impl Metrics {
         self.collected.checks.with_label_values(&[app]).observe(took.as_secs_f64());
     }
 
-    /// A handler's request got no response; `kind` as in `wit/handler.wit`.
-    pub fn http_error(&self, handler: &str, kind: &str) {
-        self.collected.http_errors.with_label_values(&[handler, kind]).inc();
+    /// The part of one handler.
+    pub fn of_handler(&self, handler: &str) -> HandlerMetrics {
+        HandlerMetrics { handler: handler.into(), metrics: self.clone() }
     }
 
     /// All of it, as text.
@@ -104,6 +104,20 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&registry.gather(), &mut text).expect("memory can be written to");
         text
+    }
+}
+
+/// What is collected of one handler.
+#[derive(Clone, Debug)]
+pub struct HandlerMetrics {
+    handler: Arc<str>,
+    metrics: Metrics,
+}
+
+impl HandlerMetrics {
+    /// A request got no response; `kind` as in `wit/handler.wit`.
+    pub fn http_error(&self, kind: &str) {
+        self.metrics.collected.http_errors.with_label_values(&[&*self.handler, kind]).inc();
     }
 }
 
@@ -266,7 +280,7 @@ mod tests {
         metrics.clone().run_ended("dns", Duration::from_millis(3));
         metrics.run_began("dns", Duration::ZERO);
         metrics.checked("www", Duration::from_secs(2));
-        metrics.http_error("dns", "denied");
+        metrics.of_handler("dns").http_error("denied");
         let text = String::from_utf8(metrics.text(&status())).unwrap();
         for line in [
             "picored_joined 1",

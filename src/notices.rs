@@ -9,7 +9,8 @@ use picored_core::node::Notice;
 use picored_core::record::AppState;
 use picored_core::status::Status;
 
-fn milliseconds(duration: Duration) -> f64 {
+/// For people: to the microsecond.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

@@ -244,9 +244,10 @@ impl Node {
                 let server = picored::admin::Server::bind(&path).unwrap();
                 let (commands, _taken) = picored::admin::Commands::channel(path.with_extension("uploads"), 0);
                 ready.send(()).unwrap();
+                let events = picored::events::Events::default();
                 let publish = watch::Sender::new(Arc::new(status()));
                 tokio::select! {
-                    () = server.serve(publish.subscribe(), Default::default(), commands) => {}
+                    () = server.serve(publish.subscribe(), Default::default(), events, commands) => {}
                     _ = stopped => {}
                 }
             });
@@ -295,6 +296,7 @@ fn status() -> Status {
             state: "ready".into(),
             pending: 1,
             outcomes: BTreeMap::from([("done".into(), 3), ("retry".into(), 1)]),
+            missing: Vec::new(),
             last: Some(last),
         }],
         datagrams: BTreeMap::from([("accepted".into(), 10), ("sent".into(), 12)]),

@@ -4,28 +4,34 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use picored_core::name::HandlerName;
-use picored_core::status::MemberStatus;
+use picored_core::event::EventKind;
+use picored_core::name::{AppName, HandlerName};
+use picored_core::status::{HandlerStatus, MemberStatus};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 
 use super::commands::CHANGE_TIME;
-use super::{HandlerChange, NodeStatus};
+use super::{HandlerChange, HandlerRun, NodeStatus};
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Room for an answer: thousands of members.
 const ANSWER_LIMIT: usize = 16 << 20;
+/// Room for one event.
+const LINE_LIMIT: usize = 64 << 10;
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +69,9 @@ pub enum ClientError {
         /// Why, or the beginning of what it said.
         text: String,
     },
+    /// It was followed, and is gone.
+    #[error("the daemon at {} has ended, or was told to end this connection", .0.display())]
+    Ended(PathBuf),
     /// What listens there is no picored, or one of another version.
     #[error("what listens on {} does not speak as this picored does ({reason}): are their versions equal?", .path.display())]
     Protocol {
@@ -93,6 +102,61 @@ pub async fn rollback(socket: &Path, handler: &HandlerName) -> Result<HandlerCha
     post(socket, format!("/v1/handlers/{handler}/rollback"), Vec::new()).await
 }
 
+/// `GET /v1/handlers`.
+pub async fn handlers(socket: &Path) -> Result<Vec<HandlerStatus>, ClientError> {
+    get(socket, "/v1/handlers", PATIENCE).await
+}
+
+/// `POST /v1/handlers/NAME/run`: the handler is told of `event` once.
+pub async fn run(
+    socket: &Path,
+    handler: &HandlerName,
+    event: EventKind,
+    app: Option<&AppName>,
+    dry_run: bool,
+) -> Result<HandlerRun, ClientError> {
+    let app = app.map(|app| format!("&app={app}")).unwrap_or_default();
+    let dry_run = if dry_run { "&dry-run" } else { "" };
+    post(socket, format!("/v1/handlers/{handler}/run?event={event}{app}{dry_run}"), Vec::new()).await
+}
+
+/// `GET /v1/events`: hands each line to `take` until there are no more, or it wants no more. With `follow`, which goes on
+/// until the daemon ends, the end is an error.
+pub async fn events(
+    socket: &Path,
+    follow: bool,
+    mut take: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<(), ClientError> {
+    let target = if follow { "/v1/events?follow" } else { "/v1/events" };
+    let request = Request::get(target).header(HOST, "picored").body(Full::default());
+    let request = request.expect("the parts are constants of ours");
+    let protocol = |reason: String| ClientError::Protocol { path: socket.to_owned(), reason };
+    let begin = tokio::time::timeout(PATIENCE, begin(socket, request));
+    let (response, _connection) = begin.await.map_err(|_| ClientError::Timeout(socket.to_owned(), PATIENCE))??;
+    let status = response.status();
+    let mut body = response.into_body();
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ClientError::Ended(socket.to_owned()))?;
+        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n').filter(|_| status == StatusCode::OK) {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let line = String::from_utf8(line).map_err(|error| protocol(error.to_string()))?;
+            if take(line.trim_end()).is_break() {
+                return Ok(());
+            }
+        }
+        if rest.len() > LINE_LIMIT {
+            return Err(protocol(format!("a line of more than {LINE_LIMIT} bytes")));
+        }
+    }
+    match status {
+        StatusCode::OK if follow => Err(ClientError::Ended(socket.to_owned())),
+        StatusCode::OK => Ok(()),
+        _ => Err(refused(socket, status, &rest)),
+    }
+}
+
 /// The whole exchange ends within `patience`.
 pub(super) async fn get<T: DeserializeOwned>(
     socket: &Path,
@@ -117,11 +181,14 @@ async fn ask<T: DeserializeOwned>(
     let answer = tokio::time::timeout(patience, exchange(socket, request));
     let (status, body) = answer.await.map_err(|_| ClientError::Timeout(socket.to_owned(), patience))??;
     if status != StatusCode::OK {
-        let text = reason(&body);
-        return Err(ClientError::Refused { path: socket.to_owned(), status: status.as_u16(), text });
+        return Err(refused(socket, status, &body));
     }
     serde_json::from_slice(&body)
         .map_err(|error| ClientError::Protocol { path: socket.to_owned(), reason: error.to_string() })
+}
+
+fn refused(socket: &Path, status: StatusCode, body: &[u8]) -> ClientError {
+    ClientError::Refused { path: socket.to_owned(), status: status.as_u16(), text: reason(body) }
 }
 
 /// What a refusal says.
@@ -134,23 +201,23 @@ fn reason(body: &[u8]) -> String {
 
 async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
     let protocol = |reason: String| ClientError::Protocol { path: socket.to_owned(), reason };
+    let (response, _connection) = begin(socket, request).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
+    Ok((status, body.map_err(|error| protocol(error.to_string()))?.to_bytes()))
+}
+
+/// Asks, and waits for the head of the answer. The connection lives as long as the second value.
+async fn begin(socket: &Path, request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, JoinSet<()>), ClientError> {
+    let protocol = |reason: String| ClientError::Protocol { path: socket.to_owned(), reason };
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
     let (mut sender, connection) =
         http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(|error| protocol(error.to_string()))?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(|error| protocol(error.to_string()))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
-        Ok((status, body.map_err(|error| protocol(error.to_string()))?.to_bytes()))
-    };
-    let driver = async {
-        let _ = connection.await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        never = driver => never,
-    }
+    let mut driver = JoinSet::new();
+    // How it went shows in the answer.
+    driver.spawn(async { drop(connection.await) });
+    let response = sender.send_request(request).await.map_err(|error| protocol(error.to_string()))?;
+    Ok((response, driver))
 }
 
 /// Why the socket took no connection.

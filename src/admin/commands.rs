@@ -9,7 +9,8 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
-use picored_core::name::HandlerName;
+use picored_core::event::EventKind;
+use picored_core::name::{AppName, HandlerName};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -34,6 +35,17 @@ pub enum Change {
     Rollback {
         /// Which handler.
         handler: HandlerName,
+    },
+    /// Run a handler once. The answer is a [`HandlerRun`](super::HandlerRun).
+    Run {
+        /// Which handler.
+        handler: HandlerName,
+        /// What it is told of.
+        event: EventKind,
+        /// About which application; where there is one only, none means that one.
+        app: Option<AppName>,
+        /// Whether to record what would be written, and write nothing.
+        dry_run: bool,
     },
 }
 
@@ -105,6 +117,26 @@ impl Commands {
 /// The handler of that name, if there can be one.
 pub(super) fn handler(name: &str) -> Result<HandlerName, Refusal> {
     HandlerName::new(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, format!("no such handler: {error}")))
+}
+
+/// Whether a query has `key`, with or without a value.
+pub(super) fn has(query: &str, key: &str) -> bool {
+    url::form_urlencoded::parse(query.as_bytes()).any(|(found, _)| found == key)
+}
+
+/// `event=KIND&app=NAME&dry-run`, each of which may be left out.
+pub(super) fn run(handler: HandlerName, query: &str) -> Result<Change, Refusal> {
+    let wrong = |reason: String| Refusal::new(StatusCode::BAD_REQUEST, reason);
+    let (mut event, mut app, mut dry_run) = (EventKind::Reconcile, None, false);
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "event" => event = value.parse().map_err(|error| wrong(format!("`event`: {error}")))?,
+            "app" => app = Some(value.parse().map_err(|error| wrong(format!("`app`: {error}")))?),
+            "dry-run" => dry_run = true,
+            _ => return Err(wrong("this takes `event`, `app` and `dry-run`".into())),
+        }
+    }
+    Ok(Change::Run { handler, event, app, dry_run })
 }
 
 /// Sees that nothing comes along with a command that takes nothing.

@@ -4,12 +4,11 @@
 //! answered from the published status, changing ones by whoever takes the commands. Called by the server.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
@@ -19,12 +18,12 @@ use hyper_util::rt::TokioIo;
 use picored_core::status::Status;
 use serde::Serialize;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
 
-use crate::metrics::{self, Metrics};
+use crate::metrics;
 
-use super::NodeStatus;
-use super::commands::{self, CHANGE_TIME, Change, Commands, Refusal};
+use super::commands::{self, CHANGE_TIME, Change, Refusal};
+use super::follow::Follow;
+use super::{FOLLOWERS, NodeStatus, Sources};
 
 /// Room for the head of a request.
 const HEAD_LIMIT: usize = 8 * 1024;
@@ -34,9 +33,15 @@ enum Route {
     Status,
     Members,
     Metrics,
+    Handlers,
+    Events,
     Upgrade(String),
     Rollback(String),
+    Run(String),
 }
+
+/// Most answers are there as a whole; that to who follows events never is.
+type Body = Either<Full<Bytes>, Follow>;
 
 impl Route {
     fn of(path: &str) -> Option<Self> {
@@ -45,6 +50,9 @@ impl Route {
             ["", "metrics"] => Self::Metrics,
             ["", "v1", "status"] => Self::Status,
             ["", "v1", "members"] => Self::Members,
+            ["", "v1", "handlers"] => Self::Handlers,
+            ["", "v1", "events"] => Self::Events,
+            ["", "v1", "handlers", name, "run"] => Self::Run(name.to_owned()),
             ["", "v1", "handlers", name, "upgrade"] => Self::Upgrade(name.to_owned()),
             ["", "v1", "handlers", name, "rollback"] => Self::Rollback(name.to_owned()),
             _ => return None,
@@ -53,26 +61,20 @@ impl Route {
 
     const fn method(&self) -> Method {
         match self {
-            Self::Status | Self::Members | Self::Metrics => Method::GET,
-            Self::Upgrade(_) | Self::Rollback(_) => Method::POST,
+            Self::Status | Self::Members | Self::Handlers | Self::Metrics | Self::Events => Method::GET,
+            Self::Upgrade(_) | Self::Rollback(_) | Self::Run(_) => Method::POST,
         }
     }
 }
 
-/// Serves one request. Reading it, or answering a reading one, ends within `patience`.
-pub(super) async fn connection(
-    stream: UnixStream,
-    told: (watch::Receiver<Arc<Status>>, Metrics),
-    commands: Commands,
-    patience: Duration,
-) {
+/// Serves one request. Reading it, or answering a reading one, ends within `patience`; following does not.
+pub(super) async fn connection(stream: UnixStream, sources: Sources, patience: Duration) {
     let may_change = commands::may_change(&stream);
-    let is_changing = Arc::new(AtomicBool::new(false));
+    let extension = Arc::new(OnceLock::new());
     let service = service_fn(|request| {
-        let (told, commands) = (told.clone(), commands.clone());
-        let (may_change, is_changing) = (may_change.clone(), is_changing.clone());
+        let (sources, may_change, extension) = (sources.clone(), may_change.clone(), extension.clone());
         async move {
-            let response = match answer(request, &told, &commands, may_change, &is_changing).await {
+            let response = match answer(request, &sources, may_change, &extension).await {
                 Ok(response) => response,
                 Err(refusal) => refuse(&refusal),
             };
@@ -86,24 +88,34 @@ pub(super) async fn connection(
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let mut ended = tokio::time::timeout(patience, served.as_mut()).await;
-    if ended.is_err() && is_changing.load(Ordering::Relaxed) {
-        ended = tokio::time::timeout(CHANGE_TIME, served).await;
+    if ended.is_err() {
+        ended = match extension.get() {
+            Some(Extension::Change) => tokio::time::timeout(CHANGE_TIME, served).await,
+            Some(Extension::Follow) => Ok(served.await),
+            None => ended,
+        };
     }
     if let Ok(Err(error)) = ended {
         tracing::debug!(%error, "a connection to the admin socket broke");
     }
 }
 
+/// What takes longer than reading a request and answering it from memory.
+enum Extension {
+    Change,
+    Follow,
+}
+
 async fn answer(
     request: Request<Incoming>,
-    (status, metrics): &(watch::Receiver<Arc<Status>>, Metrics),
-    commands: &Commands,
+    sources: &Sources,
     may_change: Result<(), Refusal>,
-    is_changing: &AtomicBool,
-) -> Result<Response<Full<Bytes>>, Refusal> {
+    extension: &OnceLock<Extension>,
+) -> Result<Response<Body>, Refusal> {
+    let Sources { status, metrics, events, followers, commands } = sources;
     let route = Route::of(request.uri().path()).ok_or_else(|| {
-        let paths =
-            "/v1/status, /v1/members, /metrics, and for each handler /v1/handlers/NAME/upgrade and .../rollback";
+        let paths = "/v1/status, /v1/members, /v1/handlers, /v1/events, /metrics, and for each handler /v1/handlers/NAME/upgrade, \
+                     .../rollback and .../run";
         Refusal::new(StatusCode::NOT_FOUND, format!("no such path: there are {paths}"))
     })?;
     if *request.method() != route.method() {
@@ -113,18 +125,35 @@ async fn answer(
         response.headers_mut().insert(ALLOW, allowed);
         return Ok(response);
     }
-    let body = request.into_body();
+    let (head, body) = request.into_parts();
+    let query = head.uri.query().unwrap_or_default();
     let change = match route {
         Route::Members => return Ok(json(StatusCode::OK, &status.borrow().members)),
         Route::Metrics => {
             let status = Arc::clone(&status.borrow());
-            let mut response = Response::new(Full::from(metrics.text(&status)));
+            let mut response = Response::new(Either::Left(Full::from(metrics.text(&status))));
             response.headers_mut().insert(CONTENT_TYPE, metrics::CONTENT);
             return Ok(response);
         }
         Route::Status => {
             let status = Status::clone(&status.borrow());
             return Ok(json(StatusCode::OK, &NodeStatus::of_this_process(status)));
+        }
+        Route::Handlers => return Ok(json(StatusCode::OK, &status.borrow().handlers)),
+        Route::Events if commands::has(query, "follow") => {
+            let place = followers.clone().try_acquire_owned().map_err(|_| {
+                let reason = format!("{FOLLOWERS} follow already, and no more may: ask without `follow`");
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+            })?;
+            // Whoever sets it sets it once: a connection has one request.
+            let _ = extension.set(Extension::Follow);
+            return Ok(lines(Either::Right(Follow::new(events.reader(), place))));
+        }
+        Route::Events => return Ok(lines(Either::Left(Full::from(events.reader().lines())))),
+        Route::Run(handler) => {
+            may_change?;
+            commands::no_body(body).await?;
+            commands::run(commands::handler(&handler)?, query)?
         }
         Route::Upgrade(handler) => {
             let handler = match may_change.and_then(|()| commands::handler(&handler)) {
@@ -142,18 +171,25 @@ async fn answer(
             Change::Rollback { handler: commands::handler(&handler)? }
         }
     };
-    is_changing.store(true, Ordering::Relaxed);
+    let _ = extension.set(Extension::Change);
     Ok(json(StatusCode::OK, &commands.run(change).await?))
 }
 
-fn refuse(refusal: &Refusal) -> Response<Full<Bytes>> {
+fn refuse(refusal: &Refusal) -> Response<Body> {
     json(refusal.code, &std::collections::BTreeMap::from([("error", &refusal.reason)]))
 }
 
-fn json(code: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+/// A line of JSON for each.
+fn lines(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+fn json(code: StatusCode, value: &impl Serialize) -> Response<Body> {
     let mut text = serde_json::to_vec(value).expect("plain data with text as keys has a JSON form");
     text.push(b'\n');
-    let mut response = Response::new(Full::from(text));
+    let mut response = Response::new(Either::Left(Full::from(text)));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -23,6 +23,7 @@ const LARGEST_UPLOAD: u64 = 1 << 20;
 struct Place {
     dir: tempfile::TempDir,
     publish: watch::Sender<Arc<Status>>,
+    events: Events,
 }
 
 impl Place {
@@ -36,7 +37,11 @@ impl Place {
             apps: vec![app],
         };
         let status = Status { node: "web1".into(), members: vec![member], ..Status::default() };
-        Self { dir: tempfile::tempdir().unwrap(), publish: watch::Sender::new(Arc::new(status)) }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            publish: watch::Sender::new(Arc::new(status)),
+            events: Events::default(),
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -54,7 +59,7 @@ impl Place {
     fn serve_commands(&self) -> (JoinHandle<()>, mpsc::Receiver<Command>) {
         let (commands, taken) = self.commands();
         let server = Server::bind(&self.path()).unwrap();
-        (tokio::spawn(server.serve(self.publish.subscribe(), Metrics::default(), commands)), taken)
+        (tokio::spawn(server.serve(self.publish.subscribe(), Metrics::default(), self.events.clone(), commands)), taken)
     }
 
     /// What was sent and is still there.
@@ -169,7 +174,8 @@ async fn a_command_may_take_longer_than_a_question() {
     let (commands, mut taken) = place.commands();
     let mut server = Server::bind(&place.path()).unwrap();
     server.connection_time = SHORT;
-    let _server = tokio::spawn(server.serve(place.publish.subscribe(), Metrics::default(), commands));
+    let _server =
+        tokio::spawn(server.serve(place.publish.subscribe(), Metrics::default(), place.events.clone(), commands));
     let (path, dns) = (place.path(), HandlerName::new("dns").unwrap());
     let asked = tokio::spawn(async move { client::rollback(&path, &dns).await });
     let command = taken.recv().await.unwrap();
@@ -221,7 +227,12 @@ async fn silent_connections_are_ended() {
     let place = Place::new();
     let mut server = Server::bind(&place.path()).unwrap();
     server.connection_time = SHORT;
-    let _server = tokio::spawn(server.serve(place.publish.subscribe(), Metrics::default(), place.commands().0));
+    let _server = tokio::spawn(server.serve(
+        place.publish.subscribe(),
+        Metrics::default(),
+        place.events.clone(),
+        place.commands().0,
+    ));
     let mut silent = UnixStream::connect(place.path()).await.unwrap();
     let mut answer = Vec::new();
     silent.read_to_end(&mut answer).await.unwrap();

@@ -2,6 +2,7 @@
 //! CLI and the logs; nothing spells them a second time.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -42,6 +43,14 @@ impl EventKind {
             Self::Reconcile => "reconcile",
         }
     }
+
+    /// Whether `pattern` means it: its name, or the beginning of it and `*`.
+    pub fn fits(self, pattern: &str) -> bool {
+        match pattern.strip_suffix('*') {
+            Some(front) => self.as_str().starts_with(front),
+            None => self.as_str() == pattern,
+        }
+    }
 }
 
 impl fmt::Display for EventKind {
@@ -49,6 +58,19 @@ impl fmt::Display for EventKind {
         f.pad(self.as_str())
     }
 }
+
+impl FromStr for EventKind {
+    type Err = UnknownEvent;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEvent> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(UnknownEvent)
+    }
+}
+
+/// A text that names no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no such event; there are: {}", EventKind::ALL.map(EventKind::as_str).join(", "))]
+pub struct UnknownEvent;
 
 impl Serialize for EventKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -186,5 +208,7 @@ mod tests {
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), EventKind::ALL.len());
+        assert!(EventKind::ALL.iter().all(|kind| kind.as_str().parse() == Ok(*kind)));
+        assert!("app-*".parse::<EventKind>().unwrap_err().to_string().contains("app-down"));
     }
 }

@@ -107,11 +107,22 @@ impl Ledger {
         if event.kind == EventKind::Reconcile && line.waiting.is_some() {
             return None;
         }
+        let due = Instant::max(now, line.paused_until);
+        self.put(now, due, key, event).1
+    }
+
+    /// Puts `event` in line for somebody who waits to see it run: at once when the line is free, whatever waited there,
+    /// and whatever pause was asked for. Names the delivery, and gives back what it takes the place of.
+    pub fn offer_at_once(&mut self, now: Instant, key: ScopeKey, event: Event) -> (DeliveryId, Option<Delivery>) {
+        self.put(now, now, key, event)
+    }
+
+    fn put(&mut self, now: Instant, due: Instant, key: ScopeKey, event: Event) -> (DeliveryId, Option<Delivery>) {
         self.next_number += 1;
         let id = DeliveryId { handler: key.handler.clone(), number: self.next_number };
-        let delivery = Delivery { id, key, event, attempt: 1, since: now };
-        let due = Instant::max(now, line.paused_until);
-        line.waiting.replace((due, delivery)).map(|(_, old)| old)
+        let delivery = Delivery { id: id.clone(), key: key.clone(), event, attempt: 1, since: now };
+        let line = self.lines.entry(key).or_default();
+        (id, line.waiting.replace((due, delivery)).map(|(_, old)| old))
     }
 
     /// How many deliveries of `handler` run or wait.
@@ -336,6 +347,23 @@ mod tests {
         ledger.finish(at(0), &run.id, &RunEnd::Retry("refused".into()), &mut rng()).unwrap();
         assert_eq!(offer(&mut ledger, 10, "www", "e2"), Some("e1".into()));
         assert_eq!(ledger.start(at(10)).unwrap().event.id, "e2");
+    }
+
+    #[test]
+    fn what_somebody_waits_to_see_run_heeds_the_line_and_no_pause() {
+        let mut ledger = Ledger::default();
+        offer(&mut ledger, 0, "www", "e1");
+        let run = ledger.start(at(0)).unwrap();
+        let asked =
+            |ledger: &mut Ledger, ms| ledger.offer_at_once(at(ms), key("www"), event(EventKind::Reconcile, "m"));
+        let (first, nothing) = asked(&mut ledger, 1);
+        assert_eq!((nothing, ledger.start(at(1))), (None, None), "the line is taken");
+        let wait = RunEnd::RetryAfter(Duration::from_secs(100), "busy".into());
+        assert_eq!(ledger.finish(at(2), &run.id, &wait, &mut rng()).unwrap().1, Outcome::Superseded);
+        let (second, before) = asked(&mut ledger, 3);
+        assert_eq!(before.unwrap().id, first, "its outcome is known");
+        assert_eq!(ledger.start(at(3)).unwrap().id, second);
+        assert_eq!(ledger.start(at(4)), None);
     }
 
     #[test]

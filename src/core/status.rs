@@ -58,12 +58,24 @@ pub struct HandlerStatus {
     pub source: String,
     /// `ready`, or why it is not.
     pub state: String,
+    /// What it asks for and is not granted: calls that need it are refused.
+    #[serde(default)]
+    pub missing: Vec<MissingAsk>,
     /// Deliveries that wait or run.
     pub pending: usize,
     /// Deliveries that ended, by outcome.
     pub outcomes: std::collections::BTreeMap<String, u64>,
     /// How the last run ended.
     pub last: Option<LastRun>,
+}
+
+/// Something that a handler asks for and is not granted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingAsk {
+    /// The ask's kind and value, as `describe` has them: `http GET {api}/zones`.
+    pub ask: String,
+    /// The lines of the handler's section that would grant it.
+    pub remedy: String,
 }
 
 /// How a run ended.

@@ -6,8 +6,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -15,7 +15,6 @@ use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use picored_core::name::HandlerName;
 use picored_core::policy::{self, Grant, Host, Refusal, RefusalKind, Scheme, Target};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -23,9 +22,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::handler::dry::DryRun;
 use crate::handler::limits::HttpLimits;
 use crate::handler::tls::Tls;
-use crate::metrics::Metrics;
+use crate::metrics::HandlerMetrics;
 
 /// A guest's request.
 #[derive(Clone, Debug)]
@@ -99,8 +99,7 @@ impl From<Refusal> for HttpError {
 
 /// One run's way out.
 pub(crate) struct Gate {
-    handler: HandlerName,
-    metrics: Metrics,
+    metrics: HandlerMetrics,
     grants: Arc<[Grant]>,
     limits: HttpLimits,
     tls: Arc<Tls>,
@@ -109,6 +108,8 @@ pub(crate) struct Gate {
     sent: AtomicU32,
     received: AtomicUsize,
     turn: Arc<Mutex<()>>,
+    dry: Option<Arc<DryRun>>,
+    denied: OnceLock<String>,
 }
 
 /// The right to send one request. One at a time: what a run holds in memory stays near one request and one response.
@@ -130,18 +131,17 @@ pub(crate) async fn send_apart(gate: &Arc<Gate>, turn: Turn, request: Request) -
 
 impl Gate {
     /// A gate for a run that ends at `deadline`. All runs of a handler share `lookups`, which bounds how many names are
-    /// resolved for it at a time.
+    /// resolved for it at a time. With `dry`, which then hears of each request, nothing that writes gets out.
     pub(crate) fn new(
-        handler: HandlerName,
-        metrics: Metrics,
+        metrics: HandlerMetrics,
         grants: Arc<[Grant]>,
         limits: HttpLimits,
         tls: Arc<Tls>,
         lookups: Arc<Semaphore>,
         deadline: Instant,
+        dry: Option<Arc<DryRun>>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            handler,
             metrics,
             grants,
             limits,
@@ -151,7 +151,14 @@ impl Gate {
             sent: AtomicU32::new(0),
             received: AtomicUsize::new(0),
             turn: Arc::default(),
+            dry,
+            denied: OnceLock::new(),
         })
+    }
+
+    /// Why the first call of this run that no grant allows was refused, and what would allow it.
+    pub(crate) fn denied(&self) -> Option<&str> {
+        self.denied.get().map(String::as_str)
     }
 
     pub(crate) fn limits(&self) -> &HttpLimits {
@@ -167,18 +174,32 @@ impl Gate {
         Ok(Turn { _held: self.turn.clone().lock_owned().await })
     }
 
-    async fn send(&self, turn: Turn, request: Request) -> Result<Response, HttpError> {
-        self.count_error(self.attempt(turn, request).await)
+    async fn send(&self, _turn: Turn, request: Request) -> Result<Response, HttpError> {
+        let Some(dry) = &self.dry else { return self.count_error(self.pass(request).await) };
+        dry.begin(&request);
+        let result = self.count_error(self.pass(request).await);
+        dry.end(&result);
+        result
     }
 
     fn count_error<T>(&self, result: Result<T, HttpError>) -> Result<T, HttpError> {
-        result.inspect_err(|error| self.metrics.http_error(self.handler.as_str(), error.kind.as_str()))
+        result.inspect_err(|error| self.metrics.http_error(error.kind.as_str()))
     }
 
-    async fn attempt(&self, _turn: Turn, request: Request) -> Result<Response, HttpError> {
+    async fn pass(&self, request: Request) -> Result<Response, HttpError> {
         let target = Target::canonical(&request.url)?;
-        let grant = policy::check(&self.grants, &request.method, &target)?;
+        let grant = policy::check(&self.grants, &request.method, &target).inspect_err(|refusal| {
+            if refusal.kind == RefusalKind::Denied {
+                self.denied.get_or_init(|| refusal.reason.clone());
+            }
+        })?;
         let (message, host) = self.message(request, &target)?;
+        if let Some(dry) = &self.dry {
+            if !DryRun::lets_out(message.method()) {
+                return Ok(DryRun::stub());
+            }
+            dry.leaves();
+        }
 
         let deadline = self.deadline.min(Instant::now() + self.limits.total);
         let late = || Kind::Timeout.because(format!("{host} did not answer within {:?}", self.limits.total));
@@ -352,6 +373,7 @@ fn clip(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::handler::limits::Limits;
+    use crate::metrics::Metrics;
 
     #[tokio::test]
     async fn a_lookup_that_was_given_up_counts_until_it_returns() {
@@ -370,9 +392,8 @@ mod tests {
     #[tokio::test]
     async fn names_wait_for_a_permit_and_addresses_need_none() {
         let limits = HttpLimits { resolve: std::time::Duration::from_millis(20), ..Limits::default().http };
-        let (handler, metrics, permits) =
-            (HandlerName::new("test").unwrap(), Metrics::default(), Arc::new(Semaphore::new(0)));
-        let gate = Gate::new(handler, metrics, Arc::new([]), limits, Arc::default(), permits, Instant::now());
+        let (metrics, permits) = (Metrics::default().of_handler("test"), Arc::new(Semaphore::new(0)));
+        let gate = Gate::new(metrics, Arc::new([]), limits, Arc::default(), permits, Instant::now(), None);
         let resolve = async |url: &str| gate.resolve(&Target::canonical(url).unwrap()).await;
         assert_eq!(resolve("http://localhost/").await.unwrap_err().kind, Kind::Timeout);
         assert_eq!(resolve("http://127.0.0.1/").await.unwrap(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);

@@ -7,10 +7,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use picored_core::ask::{self, Standing};
 use picored_core::config::Handler;
 use picored_core::event::{Event, RunEnd, StopReason};
 use picored_core::policy::Grant;
 use picored_core::snapshot::Snapshot;
+use picored_core::status::MissingAsk;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Level;
@@ -19,6 +21,7 @@ use wasmtime::component::Component;
 use crate::handler::bindings::exports::picored::handler::guest;
 use crate::handler::bindings::{Sandbox, SandboxPre};
 use crate::handler::cache::Entry;
+use crate::handler::dry::{DryRun, Recorded};
 use crate::handler::http::Gate;
 use crate::handler::keyvalue::Kept;
 use crate::handler::run::{Bounds, Stop, call, contained};
@@ -145,11 +148,37 @@ impl Loaded {
     /// run is over and nothing of it is kept.
     pub async fn run(self: &Arc<Self>, event: Event, attempt: u32, snapshot: Arc<Snapshot>) -> RunEnd {
         let this = self.clone();
-        let run = contained(async move { this.deliver(&event, attempt, snapshot).await });
+        let run = contained(async move { this.deliver(&event, attempt, snapshot, None).await });
         run.await.unwrap_or_else(|Stop { reason, text }| RunEnd::Stopped(reason, text))
     }
 
-    async fn deliver(self: &Arc<Self>, event: &Event, attempt: u32, snapshot: Arc<Snapshot>) -> Result<RunEnd, Stop> {
+    /// Runs the handler to see what it would write: what reads is sent, what writes is recorded in its stead, and nothing
+    /// is kept. It may be done beside a run.
+    pub async fn dry_run(self: &Arc<Self>, event: Event, snapshot: Arc<Snapshot>) -> (RunEnd, Vec<Recorded>) {
+        let (this, dry) = (self.clone(), Arc::new(DryRun::default()));
+        let record = dry.clone();
+        let run = contained(async move { this.deliver(&event, 1, snapshot, Some(record)).await });
+        let end = run.await.unwrap_or_else(|Stop { reason, text }| RunEnd::Stopped(reason, text));
+        (end, dry.take())
+    }
+
+    /// What the component asks for and its section of the config does not grant.
+    pub fn missing(&self) -> Vec<MissingAsk> {
+        let missing = |want: &Want| match ask::standing(&want.kind, &want.value, &self.handler) {
+            Standing::Missing(remedy) => Some(MissingAsk { ask: format!("{} {}", want.kind, want.value), remedy }),
+            _ => None,
+        };
+        self.description.wants.iter().filter_map(missing).collect()
+    }
+
+    async fn deliver(
+        self: &Arc<Self>,
+        event: &Event,
+        attempt: u32,
+        snapshot: Arc<Snapshot>,
+        dry: Option<Arc<DryRun>>,
+    ) -> Result<RunEnd, Stop> {
+        let is_dry = dry.is_some();
         let using = self.using().await.map_err(|why| Stop::new(StopReason::Load, why))?;
         let limits = &self.host.limits;
         let deadline = Instant::now() + self.handler.timeout;
@@ -159,13 +188,13 @@ impl Loaded {
             config: self.config.clone(),
             keyvalue: self.keyvalue.view(limits.keyvalue_bytes),
             gate: Gate::new(
-                self.handler.name.clone(),
-                self.host.metrics.clone(),
+                self.host.metrics.of_handler(self.handler.name.as_str()),
                 self.grants.clone(),
                 limits.http.clone(),
                 self.host.tls.clone(),
                 self.lookups.clone(),
                 deadline,
+                dry,
             ),
         };
         let mut store = new_store(&self.host.engine, limits, authority);
@@ -186,10 +215,15 @@ impl Loaded {
         let ended = call(&using.pre, &mut store, &self.host.ticker, bounds, handle).await;
         let state = store.into_data();
         write_output(&state);
+        if let Some(reason) = state.gate.denied() {
+            tracing::warn!(target: "picored::handler", handler = %self.handler.name, reason, "a call was refused");
+        }
         let line = |text: &str| clean(text, SHORT);
         Ok(match ended? {
             Ok(outcome) => {
-                self.keyvalue.commit(state.keyvalue);
+                if !is_dry {
+                    self.keyvalue.commit(state.keyvalue);
+                }
                 RunEnd::Done { changed: outcome.changed, text: line(&outcome.text) }
             }
             Err(guest::Failure::Retry(reason)) => RunEnd::Retry(line(&reason)),
@@ -337,13 +371,13 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
         config: Arc::default(),
         keyvalue: Kept::default().view(limits.keyvalue_bytes),
         gate: Gate::new(
-            handler.name.clone(),
-            host.metrics.clone(),
+            host.metrics.of_handler(handler.name.as_str()),
             Arc::new([]),
             limits.http.clone(),
             host.tls.clone(),
             Arc::new(Semaphore::new(0)),
             deadline,
+            None,
         ),
     };
     let mut store = new_store(&host.engine, limits, authority);

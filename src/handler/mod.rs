@@ -11,8 +11,10 @@ mod bindings;
 mod cache;
 pub mod compile;
 mod door;
+mod dry;
 mod engine;
 mod http;
+mod inspect;
 mod keyvalue;
 mod limits;
 mod loaded;
@@ -34,6 +36,8 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 pub use self::compile::CompileError;
+pub use self::dry::Recorded;
+pub use self::inspect::{Anatomy, anatomy};
 pub use self::limits::{HttpLimits, Limits, MAX_COMPONENT_BYTES};
 pub use self::loaded::{Description, Loaded, Want};
 

@@ -16,7 +16,7 @@ use crate::config::Handler;
 use crate::event::{DeliveryId, Event, EventKind, RunEnd};
 use crate::identity::Identity;
 use crate::ledger::{Delivery, Outcome, ScopeKey};
-use crate::name::AppName;
+use crate::name::{AppName, NodeName};
 use crate::plan::{self, Update};
 use crate::record::HandlerTag;
 use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
@@ -155,12 +155,17 @@ impl Node {
     }
 
     fn runs(&self, key: &ScopeKey) -> bool {
+        self.runner(key) == Some(&self.settings.name)
+    }
+
+    /// The node that runs a scope.
+    pub(super) fn runner(&self, key: &ScopeKey) -> Option<&NodeName> {
         let (own, handler) = (&self.settings.name, HandlerTag::new(&key.handler));
         let eligible = self.view.members().iter().filter(|(name, member)| {
             // Of itself this node knows sooner than its view.
             if *name == own { self.is_ready() } else { member.can_run(handler) }
         });
-        plan::runner(&key.handler, key.scope(), eligible.map(|(name, _)| name)) == Some(own)
+        plan::runner(&key.handler, key.scope(), eligible.map(|(name, _)| name))
     }
 
     /// Who takes a scope over does not know what became of its deliveries: it looks at once, unless something waits there
@@ -200,7 +205,7 @@ impl Node {
         }
     }
 
-    fn handler(&self, key: &ScopeKey) -> Option<&Handler> {
+    pub(super) fn handler(&self, key: &ScopeKey) -> Option<&Handler> {
         self.settings.handlers.iter().find(|handler| handler.name == key.handler)
     }
 
@@ -255,7 +260,7 @@ impl Node {
         }
     }
 
-    fn snapshot(&self, handler: &Handler) -> Snapshot {
+    pub(super) fn snapshot(&self, handler: &Handler) -> Snapshot {
         let sets = self.view.apps().filter(|app| handler.sees(app)).filter_map(|app| {
             let endpoints = self.plan.wanted(app)?.to_vec();
             let revision = plan::revision(&endpoints);
@@ -293,7 +298,7 @@ impl Node {
     }
 
     /// The one place where an outcome is recorded.
-    fn end(&mut self, delivery: Delivery, outcome: Outcome, end: Option<RunEnd>, took: Duration) {
+    pub(super) fn end(&mut self, delivery: Delivery, outcome: Outcome, end: Option<RunEnd>, took: Duration) {
         if let Some(book) = self.books.get_mut(&delivery.key.handler) {
             *book.outcomes.entry(outcome.as_str()).or_default() += 1;
         }

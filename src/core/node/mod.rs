@@ -8,9 +8,12 @@
 mod deliver;
 mod exchange;
 mod leave;
+mod manual;
 mod status;
 #[cfg(test)]
 mod tests;
+
+pub use manual::ManualError;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -33,7 +36,7 @@ use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::plan::Plan;
 use crate::record::{AppRecord, AppState, HandlerTag, MAX_RECORD, Record, Records};
 use crate::snapshot::Snapshot;
-use crate::status::LastRun;
+use crate::status::{LastRun, MissingAsk};
 use crate::time::{Instant, Now, TimerQueue};
 use crate::view::View;
 
@@ -119,6 +122,13 @@ pub enum Input {
         handler: HandlerName,
         /// What to show.
         state: String,
+    },
+    /// A handler was loaded: what it asks for and is not granted.
+    HandlerAsks {
+        /// Which.
+        handler: HandlerName,
+        /// What is missing.
+        missing: Vec<MissingAsk>,
     },
     /// Leave the cluster. [`Output::Left`] follows when all members know, or at the latest after three seconds.
     Leave,
@@ -235,6 +245,7 @@ enum Tick {
 #[derive(Debug, Default)]
 struct HandlerBook {
     state: String,
+    missing: Vec<MissingAsk>,
     outcomes: BTreeMap<&'static str, u64>,
     last: Option<LastRun>,
 }
@@ -334,6 +345,11 @@ impl Node {
             Input::HandlerState { handler, state } => {
                 if let Some(book) = self.books.get_mut(&handler) {
                     book.state = state;
+                }
+            }
+            Input::HandlerAsks { handler, missing } => {
+                if let Some(book) = self.books.get_mut(&handler) {
+                    book.missing = missing;
                 }
             }
             Input::Leave => self.leave(now.at),

@@ -32,6 +32,7 @@ impl Node {
                 name: handler.name.to_string(),
                 source: handler.source.to_string(),
                 state: book.map_or_else(String::new, |book| book.state.clone()),
+                missing: book.map_or_else(Vec::new, |book| book.missing.clone()),
                 pending: self.ledger.pending(&handler.name),
                 outcomes: book
                     .into_iter()

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::target::split_scheme;
-use super::{Cidr, Host, Scheme, Target, closed_range, quoted};
+use super::{Cidr, Host, MAX_QUOTED, Scheme, Target, closed_range, quoted};
 
 /// What is wrong with a part of a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +40,45 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// The narrowest grant that allows `method` on `target`.
+    pub fn for_request(method: Method, target: &Target) -> Self {
+        Self {
+            origin: Origin::of(target),
+            methods: vec![method],
+            paths: vec![PathPrefix::of(target)],
+            allow_private: Self::private_ranges(target.host()),
+        }
+    }
+
+    /// What a grant for `host` needs in `allow_private`, as far as can be told before its name is resolved.
+    pub fn private_ranges(host: &Host) -> Vec<Cidr> {
+        match host {
+            Host::Address(address) if closed_range(*address).is_some() => vec![Cidr::single(*address)],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Its keys and values as the config has them, in order.
+    fn entries(&self) -> Vec<String> {
+        fn list(items: &[impl fmt::Display]) -> String {
+            items.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ")
+        }
+        let mut entries = vec![
+            format!("allow = \"{}\"", self.origin),
+            format!("methods = [{}]", list(&self.methods)),
+            format!("paths = [{}]", list(&self.paths)),
+        ];
+        if !self.allow_private.is_empty() {
+            entries.push(format!("allow_private = [{}]", list(&self.allow_private)));
+        }
+        entries
+    }
+
+    /// All of it in one line, for a reason: `[[handler.http]] allow = ..., methods = ...`.
+    pub(super) fn in_one_line(&self) -> String {
+        format!("[[handler.http]] {}", self.entries().join(", "))
+    }
+
     /// Whether it allows `method` on `target`, the addresses aside.
     pub fn allows(&self, method: &Method, target: &Target) -> bool {
         self.origin.matches(target)
@@ -50,6 +89,13 @@ impl Grant {
     /// Whether `address` may be dialled under it: it is in no [closed range](closed_range), or in one opened here.
     pub fn opens(&self, address: IpAddr) -> bool {
         closed_range(address).is_none() || self.allow_private.iter().any(|range| range.contains(address))
+    }
+}
+
+/// As the config has it: `[[handler.http]]`, and a line for each key.
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[[handler.http]]\n{}", self.entries().join("\n"))
     }
 }
 
@@ -86,6 +132,18 @@ impl Origin {
     /// The origin of `target`, for that host alone.
     pub fn of(target: &Target) -> Self {
         Self { scheme: target.scheme(), host: HostPattern::Exact(target.host().clone()), port: target.port() }
+    }
+
+    /// Whether every target of `other` is of this origin.
+    pub fn covers(&self, other: &Self) -> bool {
+        let host = match (&self.host, &other.host) {
+            (HostPattern::Below(own), HostPattern::Exact(Host::Name(name)) | HostPattern::Below(name)) => {
+                let below = name.strip_suffix(own.as_str()).is_some_and(|front| front.ends_with('.'));
+                below || other.host == self.host
+            }
+            (own, other) => own == other,
+        };
+        host && self.scheme == other.scheme && self.port == other.port
     }
 
     /// Whether `target` is of this origin.
@@ -192,6 +250,16 @@ impl FromStr for Method {
 pub struct PathPrefix(String);
 
 impl PathPrefix {
+    /// The narrowest prefix of up to `MAX_QUOTED` characters that holds `target`'s path.
+    pub fn of(target: &Target) -> Self {
+        let path = target.path().trim_end_matches('/');
+        let above = |path: &str| path.rfind('/').unwrap_or(0);
+        let path = if path.len() > MAX_QUOTED { &path[..above(&path[..=MAX_QUOTED])] } else { path };
+        // A `*` at the end is read as an attempt at a pattern.
+        let path = if path.ends_with('*') { &path[..above(path)] } else { path };
+        Self(if path.is_empty() { "/".into() } else { path.to_owned() })
+    }
+
     /// The prefix as text.
     pub fn as_str(&self) -> &str {
         &self.0

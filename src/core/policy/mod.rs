@@ -73,17 +73,12 @@ impl fmt::Display for RefusalKind {
 pub fn check<'g>(grants: &'g [Grant], method: &str, target: &Target) -> Result<&'g Grant, Refusal> {
     let method: Method = method.parse().map_err(|error: GrantError| Refusal::invalid(error.to_string()))?;
     grants.iter().find(|grant| grant.allows(&method, target)).ok_or_else(|| {
-        let origin = Origin::of(target);
-        let port = target.port();
-        let (scheme, host) = (target.scheme(), target.host());
-        let path = quoted(target.path().strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(target.path()));
+        let (scheme, host, port) = (target.scheme(), target.host(), target.port());
+        let path = quoted(target.path());
+        let grant = Grant::for_request(method.clone(), target).in_one_line();
         Refusal {
             kind: RefusalKind::Denied,
-            reason: format!(
-                "no grant allows {method} {scheme}://{host}:{port}{}; to allow it add [[handler.http]] allow = \"{origin}\", \
-                 methods = [\"{method}\"], paths = [\"{path}\"]",
-                quoted(target.path()),
-            ),
+            reason: format!("no grant allows {method} {scheme}://{host}:{port}{path}; to allow it add {grant}"),
         }
     })
 }

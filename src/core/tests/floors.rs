@@ -24,8 +24,8 @@ const CORE: House = House {
             name: "values",
             together: true,
             modules: &[
-                "config", "envelope", "event", "identity", "message", "name", "policy", "record", "snapshot", "status",
-                "time",
+                "ask", "config", "envelope", "event", "identity", "message", "name", "policy", "record", "snapshot",
+                "status", "time",
             ],
         },
         Floor {
@@ -40,7 +40,7 @@ const CORE: House = House {
 const SHELL: House = House {
     root: "..",
     floors: &[
-        Floor { name: "ground", together: false, modules: &["http", "log", "memory", "signals"] },
+        Floor { name: "ground", together: false, modules: &["events", "http", "log", "memory", "signals"] },
         Floor { name: "metrics", together: false, modules: &["metrics"] },
         Floor { name: "shells", together: false, modules: &["admin", "check", "handler", "net", "notices", "store"] },
         Floor { name: "driver", together: false, modules: &["driver"] },

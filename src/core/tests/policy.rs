@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use picored_core::config::Config;
 use picored_core::policy::{
     Cidr, Grant, Host, Method, Origin, PathPrefix, RefusalKind, Target, allowed_addresses, check, closed_range,
     forbidden_request_header,
@@ -77,13 +78,41 @@ fn a_denial_names_the_lines_that_would_allow_it() {
         "no grant allows GET http://api.example.org:80/x; to allow it add [[handler.http]] \
          allow = \"http://api.example.org\", methods = [\"GET\"], paths = [\"/x\"]"
     );
-    // What it advises works, also where the path ends in a slash or the port is odd.
-    for url in ["http://a.example/", "https://a.example:8443/x/y/", "http://[::1]:81/a%22b?c", "http://127.0.0.1/a"] {
+}
+
+#[test]
+fn what_a_denial_advises_works() {
+    let deep = format!("http://a.example/{}", "segment/".repeat(100));
+    for (method, url) in [
+        ("GET", "http://a.example/"),
+        ("PATCH", "https://a.example:8443/x/y/"),
+        ("PUT", "http://[2001:4860::1]:81/a%22b?c"),
+        ("GET", "http://127.0.0.1:8081/a"),
+        ("GET", "http://[::1]/a"),
+        ("GET", "http://169.254.169.254/latest/*"),
+        ("GET", "http://a.example/x*"),
+        ("M-SEARCH", "http://a.example/a%25b".replace("%25", "%20").as_str()),
+        ("GET", &deep),
+    ] {
         let target = Target::canonical(url).unwrap();
-        let reason = check(&[], "PATCH", &target).unwrap_err().reason;
-        let quoted: Vec<&str> = reason.split('"').skip(1).step_by(2).collect();
-        let [origin, method, path] = quoted[..] else { panic!("{reason}") };
-        check(&[grant(origin, &[method], &[path], &[])], "PATCH", &target).unwrap();
+        let reason = check(&[], method, &target).unwrap_err().reason;
+        let advised = Grant::for_request(method.parse().unwrap(), &target);
+        let lines = advised.to_string();
+        for line in lines.lines() {
+            assert!(reason.contains(line), "{line} in {reason}");
+        }
+        // As an operator would add it.
+        let config = format!(
+            "[node]\nname = \"a\"\nbind = \"127.0.0.1:7946\"\n[cluster]\nname = \"c\"\n[[handler]]\nname = \"h\"\n\
+             source = \"builtin:x\"\n{lines}\n"
+        );
+        let config = Config::parse(&config).unwrap_or_else(|errors| panic!("{lines}\n{errors}"));
+        let grants = &config.handlers[0].http;
+        assert_eq!(grants, &[advised]);
+        let grant = check(grants, method, &target).unwrap();
+        if let Host::Address(address) = target.host() {
+            assert_eq!(allowed_addresses(grant, &[*address]).unwrap(), [*address]);
+        }
     }
 }
 

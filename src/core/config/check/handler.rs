@@ -79,13 +79,9 @@ fn on(table: &Table<'_>, findings: &mut Findings) -> Result<Vec<EventKind>, Repo
         let help = "name some, or leave `on` out for all: on = [\"member-*\", \"app-*\", \"reconcile\"]";
         return Err(findings.report(table.place_of("on"), "`on` names no event, so the handler would never run", help));
     }
-    let matches = |pattern: &str, kind: &EventKind| match pattern.strip_suffix('*') {
-        Some(front) => kind.as_str().starts_with(front),
-        None => kind.as_str() == pattern,
-    };
     let mut outcome = Ok(());
     for text in &patterns {
-        if !EventKind::ALL.iter().any(|kind| matches(text.get_ref(), kind)) {
+        if !EventKind::ALL.iter().any(|kind| kind.fits(text.get_ref())) {
             let message = format!("`on` has \"{}\", which matches no event", quoted(text.get_ref()));
             let help = match did_you_mean(text.get_ref(), &EventKind::ALL.map(EventKind::as_str)) {
                 help if text.get_ref().contains('*') => format!("a `*` stands only at the end; {help}"),
@@ -95,7 +91,7 @@ fn on(table: &Table<'_>, findings: &mut Findings) -> Result<Vec<EventKind>, Repo
         }
     }
     outcome?;
-    let wanted = |kind: &EventKind| patterns.iter().any(|pattern| matches(pattern.get_ref(), kind));
+    let wanted = |kind: &EventKind| patterns.iter().any(|pattern| kind.fits(pattern.get_ref()));
     Ok(EventKind::ALL.into_iter().filter(wanted).collect())
 }
 

@@ -1,0 +1,290 @@
+//! What happened lately, for `picored events`: a short memory of one line of JSON for each thing.
+//!
+//! The driver writes, readers of the admin socket follow. There is no queue for each reader: all read the one memory at
+//! their own pace, and who is slower than what happens is told how much was overwritten. So no reader costs memory, and
+//! none holds the daemon up.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use picored_core::event::RunEnd;
+use picored_core::node::Notice;
+use picored_core::time::Wall;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// So many are remembered.
+pub const REMEMBERED: usize = 256;
+/// What somebody else said is cut to so many characters.
+const TEXT: usize = 240;
+
+/// One thing that happened. Fields that say nothing of it are left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Happening {
+    /// Counts up from 1 with each start of the daemon.
+    pub number: u64,
+    /// When this node learnt of it: RFC 3339, UTC.
+    pub time: String,
+    /// An event's kind (`app-down`), or `joined`, `checked` (this node's own verdict on an application changed), `ended`
+    /// (a run of a handler, or what came of a delivery without one), `held`, `refused`, `rejoined`, `name-taken`.
+    pub kind: String,
+    /// The event's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The application that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// The member that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+    /// The application's state: `up`, `down`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// The handler that ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handler: Option<String>,
+    /// Its delivery.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<String>,
+    /// What it was told of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// The try, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// `done`, `retry`, `dead`, `permanent`, `superseded`, `handed-over`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// How the run itself ended: as the outcome, or the reason why the host stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_as: Option<String>,
+    /// Whether it changed the world outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<bool>,
+    /// How long it ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_ms: Option<f64>,
+    /// What was said about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// What a reader gets in place of what it missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// So many are gone: they were overwritten before this reader came to them.
+    pub lost: u64,
+}
+
+impl Happening {
+    fn of(notice: &Notice) -> Self {
+        let some = |text: &dyn std::fmt::Display| Some(text.to_string());
+        let kind = |kind: &str| Self { kind: kind.to_owned(), ..Self::default() };
+        match notice {
+            Notice::Joined { members } => Self { text: Some(format!("{members} members")), ..kind("joined") },
+            Notice::Event(event) => Self {
+                id: Some(event.id.clone()),
+                app: event.app.as_ref().map(ToString::to_string),
+                member: event.member.as_ref().map(ToString::to_string),
+                ..kind(event.kind.as_str())
+            },
+            Notice::Health { app, state, reason } => Self {
+                app: some(app),
+                state: some(&state.as_str()),
+                text: Some(reason.clone()).filter(|reason| !reason.is_empty()),
+                ..kind("checked")
+            },
+            Notice::Ended { delivery, outcome, end, took } => Self {
+                id: Some(delivery.event.id.clone()),
+                app: delivery.key.app.as_ref().map(ToString::to_string),
+                handler: some(&delivery.key.handler),
+                delivery: some(&delivery.id),
+                event: some(&delivery.event.kind),
+                attempt: Some(delivery.attempt),
+                outcome: some(&outcome.as_str()),
+                ended_as: end.as_ref().map(|end| end.word().to_owned()),
+                changed: end.as_ref().map(|end| matches!(end, RunEnd::Done { changed: true, .. })),
+                run_ms: end.as_ref().map(|_| (took.as_secs_f64() * 1e6).round() / 1e3),
+                text: end.as_ref().map(|end| end.text().to_owned()),
+                ..kind("ended")
+            },
+            Notice::Held { app } => {
+                Self { app: some(app), text: some(&"up nowhere: the last set stays published"), ..kind("held") }
+            }
+            Notice::Refused { refusal, from, count } => {
+                let text = format!("datagrams, the last from {from}, {count} in all: {refusal}");
+                Self { state: some(&refusal.as_str()), text: Some(text), ..kind("refused") }
+            }
+            Notice::Rejoined { .. } => Self { text: some(&"was taken for dead and joined again"), ..kind("rejoined") },
+            Notice::NameTaken { holder, .. } => {
+                let text = format!("another live node, at {holder}, has this node's name");
+                Self { text: Some(text), ..kind("name-taken") }
+            }
+        }
+    }
+}
+
+/// The memory. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Events(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    ring: Mutex<Ring>,
+    /// The number of the last one.
+    news: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    /// Lines of JSON, without their ends.
+    lines: VecDeque<Box<str>>,
+    /// The number of the last one.
+    last: u64,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(Arc::new(Shared { ring: Mutex::default(), news: watch::Sender::new(0) }))
+    }
+}
+
+impl Events {
+    /// Remembers it, and wakes who follows.
+    pub fn note(&self, notice: &Notice, time: Wall) {
+        let mut happening = Happening { time: time.rfc3339(), ..Happening::of(notice) };
+        if let Some(text) = &mut happening.text
+            && let Some((end, _)) = text.char_indices().nth(TEXT)
+        {
+            text.truncate(end);
+            text.push('…');
+        }
+        let mut ring = self.ring();
+        happening.number = ring.last + 1;
+        let line = serde_json::to_string(&happening).expect("plain data has a JSON form");
+        if ring.lines.len() == REMEMBERED {
+            ring.lines.pop_front();
+        }
+        ring.lines.push_back(line.into());
+        ring.last = happening.number;
+        drop(ring);
+        self.0.news.send_replace(happening.number);
+    }
+
+    /// A reader that begins with the oldest that is remembered.
+    pub fn reader(&self) -> Reader {
+        let ring = self.ring();
+        let next = ring.last + 1 - ring.lines.len() as u64;
+        drop(ring);
+        Reader { news: self.0.news.subscribe(), events: self.clone(), next }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One reader's place.
+#[derive(Debug)]
+pub struct Reader {
+    events: Events,
+    news: watch::Receiver<u64>,
+    next: u64,
+}
+
+impl Reader {
+    /// What has happened since the last call and is still remembered, as lines of JSON; where some is not, a [`Lost`]
+    /// comes first. Empty if nothing has.
+    pub fn lines(&mut self) -> String {
+        // What is read now is no news any more.
+        self.news.mark_unchanged();
+        let ring = self.events.ring();
+        let first = ring.last + 1 - ring.lines.len() as u64;
+        let mut text = String::new();
+        if first > self.next {
+            let lost = Lost { lost: first - self.next };
+            text += &serde_json::to_string(&lost).expect("plain data has a JSON form");
+            text.push('\n');
+            self.next = first;
+        }
+        let skip = usize::try_from(self.next - first).unwrap_or(usize::MAX);
+        for line in ring.lines.iter().skip(skip) {
+            text += line;
+            text.push('\n');
+        }
+        self.next = ring.last + 1;
+        text
+    }
+
+    /// Waits until something has happened, and gives it as [`Self::lines`] does.
+    pub async fn wait(&mut self) -> String {
+        loop {
+            let text = self.lines();
+            if !text.is_empty() {
+                return text;
+            }
+            // Never fails: this reader holds the sender.
+            let _ = self.news.changed().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picored_core::name::AppName;
+
+    fn held(events: &Events, app: &str) {
+        events.note(&Notice::Held { app: AppName::new(app).unwrap() }, Wall(1_700_000_000_000));
+    }
+
+    fn apps(text: &str) -> Vec<String> {
+        let line = |line: &str| serde_json::from_str::<Happening>(line).unwrap().app.unwrap_or_default();
+        text.lines().map(line).collect()
+    }
+
+    #[tokio::test]
+    async fn a_reader_gets_each_once_and_waits_for_the_next() {
+        let events = Events::default();
+        held(&events, "a");
+        let mut reader = events.reader();
+        assert_eq!(apps(&reader.wait().await), ["a"]);
+        assert_eq!(reader.lines(), "");
+        let mut later = events.reader();
+        let (text, ()) = tokio::join!(reader.wait(), async { held(&events, "b") });
+        assert_eq!(apps(&text), ["b"]);
+        assert_eq!(apps(&later.lines()), ["a", "b"]);
+        let first = events.reader().lines();
+        assert!(
+            first.starts_with("{\"number\":1,\"time\":\"2023-11-14T22:13:20.000Z\",\"kind\":\"held\",\"app\":\"a\",")
+        );
+    }
+
+    #[test]
+    fn a_slow_reader_is_told_how_much_it_lost() {
+        let events = Events::default();
+        let mut slow = events.reader();
+        for number in 0..REMEMBERED + 7 {
+            held(&events, &format!("a{number}"));
+        }
+        let text = slow.lines();
+        let mut lines = text.lines();
+        assert_eq!(serde_json::from_str::<Lost>(lines.next().unwrap()).unwrap(), Lost { lost: 7 });
+        assert_eq!(serde_json::from_str::<Happening>(lines.next().unwrap()).unwrap().number, 8);
+        assert_eq!(lines.count(), REMEMBERED - 1);
+        assert_eq!(slow.lines(), "");
+        assert_eq!(events.reader().lines().lines().count(), REMEMBERED);
+    }
+
+    #[test]
+    fn what_others_say_is_cut() {
+        let events = Events::default();
+        let reason = "é".repeat(10 * TEXT);
+        let app = AppName::new("www").unwrap();
+        events.note(&Notice::Health { app, state: picored_core::record::AppState::Down, reason }, Wall(0));
+        let happening: Happening = serde_json::from_str(&events.reader().lines()).unwrap();
+        assert_eq!(happening.text.unwrap().chars().count(), TEXT + 1);
+        assert_eq!((happening.kind.as_str(), happening.state.as_deref()), ("checked", Some("down")));
+    }
+}

@@ -1,0 +1,88 @@
+//! A dry run's memory: every request that the guest made, and which of them left the host.
+//!
+//! What reads (GET, HEAD, OPTIONS) is sent, since what would be written depends on it. What writes is not: the guest is
+//! told that it succeeded (204, without a body), and goes on. Asked by the gate alone, after all of its checks.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hyper::header::HeaderMap;
+use hyper::{Method, StatusCode};
+
+use crate::handler::http::{HttpError, Request, Response};
+
+/// So much of a body is kept, in bytes.
+const BODY_BYTES: usize = 4 << 10;
+
+/// One request of a dry run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The method, as the guest wrote it.
+    pub method: String,
+    /// The URL, as the guest wrote it.
+    pub url: String,
+    /// The body, or its beginning.
+    pub body: String,
+    /// The body's whole length.
+    pub body_bytes: usize,
+    /// Whether it was sent.
+    pub sent: bool,
+    /// The status that the guest was given, or why it was given none.
+    pub answer: String,
+}
+
+/// What a run asked for. A run sends one request at a time.
+#[derive(Debug, Default)]
+pub(crate) struct DryRun {
+    requests: Mutex<Vec<Recorded>>,
+}
+
+impl DryRun {
+    /// Whether a request of this method may leave.
+    pub(crate) fn lets_out(method: &Method) -> bool {
+        matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+    }
+
+    /// What the guest is told of one that may not.
+    pub(crate) fn stub() -> Response {
+        Response { status: StatusCode::NO_CONTENT, headers: HeaderMap::new(), body: bytes::Bytes::new() }
+    }
+
+    /// Takes a request down, before anything is done about it. Headers are left out: they may hold secrets.
+    pub(crate) fn begin(&self, request: &Request) {
+        let body = &request.body[..request.body.len().min(BODY_BYTES)];
+        self.requests().push(Recorded {
+            method: request.method.clone(),
+            url: request.url.clone(),
+            body: String::from_utf8_lossy(body).into_owned(),
+            body_bytes: request.body.len(),
+            sent: false,
+            answer: String::new(),
+        });
+    }
+
+    /// It is about to leave.
+    pub(crate) fn leaves(&self) {
+        if let Some(last) = self.requests().last_mut() {
+            last.sent = true;
+        }
+    }
+
+    /// Takes down what came of it.
+    pub(crate) fn end(&self, result: &Result<Response, HttpError>) {
+        if let Some(last) = self.requests().last_mut() {
+            last.answer = match result {
+                Ok(response) => response.status.as_u16().to_string(),
+                Err(error) => error.to_string(),
+            };
+        }
+    }
+
+    /// All of them, in order.
+    pub(crate) fn take(&self) -> Vec<Recorded> {
+        std::mem::take(&mut self.requests())
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Vec<Recorded>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
