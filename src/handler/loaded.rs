@@ -19,7 +19,7 @@ use wasmtime::component::Component;
 use crate::handler::bindings::exports::picored::handler::guest;
 use crate::handler::bindings::{Sandbox, SandboxPre};
 use crate::handler::cache::Entry;
-use crate::handler::http::Gate;
+use crate::handler::http::{Gate, Reach};
 use crate::handler::keyvalue::Kept;
 use crate::handler::run::{Bounds, Stop, call, contained};
 use crate::handler::source::Wasm;
@@ -158,10 +158,11 @@ impl Loaded {
             snapshot: Some(snapshot),
             config: self.config.clone(),
             keyvalue: self.keyvalue.view(limits.keyvalue_bytes),
+            secrets: self.host.secrets.clone(),
             gate: Gate::new(
                 self.handler.name.clone(),
                 self.host.metrics.clone(),
-                self.grants.clone(),
+                Reach { grants: self.grants.clone(), secrets: self.host.secrets.clone() },
                 limits.http.clone(),
                 self.host.tls.clone(),
                 self.lookups.clone(),
@@ -186,7 +187,7 @@ impl Loaded {
         let ended = call(&using.pre, &mut store, &self.host.ticker, bounds, handle).await;
         let state = store.into_data();
         write_output(&state);
-        let line = |text: &str| clean(text, SHORT);
+        let line = |text: &str| clean(&self.host.secrets.scrub(text), SHORT);
         Ok(match ended? {
             Ok(outcome) => {
                 self.keyvalue.commit(state.keyvalue);
@@ -336,10 +337,11 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
         snapshot: None,
         config: Arc::default(),
         keyvalue: Kept::default().view(limits.keyvalue_bytes),
+        secrets: host.secrets.clone(),
         gate: Gate::new(
             handler.name.clone(),
             host.metrics.clone(),
-            Arc::new([]),
+            Reach { grants: Arc::new([]), secrets: host.secrets.clone() },
             limits.http.clone(),
             host.tls.clone(),
             Arc::new(Semaphore::new(0)),
@@ -354,7 +356,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
     let said = call(pre, &mut store, &host.ticker, bounds, ask).await.map_err(|Stop { reason, text }| {
         LoadError::Describe { source_text: handler.source.to_string(), reason, why: text }
     })?;
-    let line = |text: &str| clean(text, SHORT);
+    let line = |text: &str| clean(&host.secrets.scrub(text), SHORT);
     let want =
         |want: &guest::Want| Want { kind: line(&want.kind), value: line(&want.value), reason: line(&want.reason) };
     Ok(Description {
@@ -368,7 +370,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
 /// What the guest wrote to stdout and stderr: for its author, who asks for debug lines.
 fn write_output(state: &State) {
     for (stream, tail) in [("stdout", &state.stdout), ("stderr", &state.stderr)] {
-        let text = tail.text();
+        let text = tail.text(&state.secrets);
         if !text.is_empty() {
             state.write_line(Level::DEBUG, stream, &text);
         }
