@@ -97,7 +97,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
 
 /// The secrets that handlers use, with a warning for each that is not kept as one.
 fn read_secrets(config: &Config) -> anyhow::Result<Arc<Secrets>> {
-    let secrets = Secrets::read(config).map_err(|errors| {
+    let secrets = Secrets::read(&config.secrets, &config.handlers).map_err(|errors| {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", errors.join("\n"))
     })?;

@@ -43,7 +43,7 @@ fn surroundings(config: &Config) -> Vec<String> {
     {
         problems.push(error.to_string());
     }
-    match Secrets::read(config) {
+    match Secrets::read(&config.secrets, &config.handlers) {
         Ok(secrets) => {
             for warning in secrets.warnings() {
                 // Who closed standard error does not want to know.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use picored_core::config::{Config, SecretSource};
+use picored_core::config::{Handler, SecretSource};
 use picored_core::name::SecretName;
 use tokio::time::Instant;
 
@@ -65,13 +65,15 @@ impl Secrets {
         Arc::new(Self { entries: BTreeMap::new() })
     }
 
-    /// Reads each secret that a handler of the config uses.
+    /// Reads each secret of `sources` that one of `handlers` uses.
     ///
     /// # Errors
     /// Every secret that cannot be used, each with its remedy; never empty.
-    pub fn read(config: &Config) -> Result<Arc<Self>, Vec<SecretError>> {
-        let used: BTreeSet<&SecretName> = config
-            .handlers
+    pub fn read(
+        sources: &BTreeMap<SecretName, SecretSource>,
+        handlers: &[Handler],
+    ) -> Result<Arc<Self>, Vec<SecretError>> {
+        let used: BTreeSet<&SecretName> = handlers
             .iter()
             .flat_map(|handler| &handler.http)
             .filter_map(|grant| grant.auth.as_ref().map(|auth| &auth.secret))
@@ -79,7 +81,7 @@ impl Secrets {
         let (mut entries, mut errors) = (BTreeMap::new(), Vec::new());
         for name in used {
             // The config names no secret that it does not have.
-            let Some(source) = config.secrets.get(name) else { continue };
+            let Some(source) = sources.get(name) else { continue };
             match Entry::read(name, source) {
                 Ok(entry) => drop(entries.insert(name.clone(), Mutex::new(entry))),
                 Err(error) => errors.push(error),

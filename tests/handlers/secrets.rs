@@ -29,7 +29,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         write(&folder.path().join("key"), KEY);
         let config = config(folder.path(), "fetch", &[], &grants);
-        Self { host: host_of(Secrets::read(&config).unwrap()), folder, grants }
+        Self { host: host_of(Secrets::read(&config.secrets, &config.handlers).unwrap()), folder, grants }
     }
 
     /// What both doors say to one request.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use picored::handler::{Host, HostConfig, Limits, Loaded, Secrets};
-use picored_core::config::{Handler, Source};
+use picored_core::config::{Handler, SecretSource, Source};
 use picored_core::event::{Event, EventKind, RunEnd};
-use picored_core::name::{AppName, HandlerName, NodeName};
-use picored_core::policy::Grant;
+use picored_core::name::{AppName, HandlerName, NodeName, SecretName};
+use picored_core::policy::{Auth, AuthScheme, Grant};
 use picored_core::snapshot::{Endpoint, EndpointSet, MemberInfo, MemberState, Snapshot};
 use picored_core::time::Wall;
 
@@ -58,6 +58,19 @@ pub(crate) fn host_of(secrets: Arc<Secrets>) -> Host {
         secrets,
     })
     .unwrap()
+}
+
+/// A host as [`host`] that adds `secret` to the requests that `handler` may send, and the handler with its grants so.
+/// The secret is read once: the file that it comes from is gone by then, and what was good stays.
+pub(crate) fn host_with_secret(secret: &str, scheme: AuthScheme, mut handler: Handler) -> (Host, Handler) {
+    let name = SecretName::new("key").unwrap();
+    for grant in &mut handler.http {
+        grant.auth = Some(Auth { scheme: scheme.clone(), secret: name.clone() });
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, secret).unwrap();
+    let sources = BTreeMap::from([(name, SecretSource::File(file.path().to_owned()))]);
+    (host_of(Secrets::read(&sources, std::slice::from_ref(&handler)).unwrap()), handler)
 }
 
 fn cache() -> PathBuf {
