@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use picored::handler::{Host, HostConfig, Limits, Loaded};
+use picored::handler::{Host, HostConfig, Limits, Loaded, Secrets};
 use picored_core::config::{Handler, Source};
 use picored_core::event::{Event, EventKind, RunEnd};
 use picored_core::name::{HandlerName, NodeName};
@@ -45,6 +45,7 @@ async fn measure() -> [Duration; 3] {
         node_key: [0; 32],
         limits: Limits::default(),
         metrics: Default::default(),
+        secrets: Secrets::none(),
     };
     let host = Host::new(config).expect("a host starts");
     let handler = host.load(&handler()).await.expect("the fixture loads");

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Commands};
 use crate::driver::{Clock, Driver, Parts, wall};
 use crate::events::Events;
-use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES};
+use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES, Secrets};
 use crate::metrics::{self, Metrics};
 use crate::net::Socket;
 use crate::store::{self, StateDir};
@@ -25,7 +25,8 @@ use crate::store::{self, StateDir};
 /// # Errors
 /// If something that the config names cannot be used, or the cluster refuses the node.
 pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
-    let Config { node, cluster, apps, handlers, metrics: metrics_address } = config;
+    let secrets = read_secrets(&config)?;
+    let Config { node, cluster, apps, handlers, metrics: metrics_address, secrets: _ } = config;
     let key = match &cluster.key_file {
         Some(path) => ClusterKey::new(store::read_key(path)?),
         None => ClusterKey::none(),
@@ -39,6 +40,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         node_key: state.node_key()?,
         limits: Limits::default(),
         metrics: metrics.clone(),
+        secrets,
     })?;
     let socket = Socket::bind(node.bind).await.map_err(|error| {
         let remedy = match error.kind() {
@@ -93,4 +95,16 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let _ = serving.await;
     tracing::info!(target: "picored::node", "stopped");
     ended
+}
+
+/// The secrets that handlers use, with a warning for each that is not kept as one.
+fn read_secrets(config: &Config) -> anyhow::Result<Arc<Secrets>> {
+    let secrets = Secrets::read(&config.secrets, &config.handlers).map_err(|errors| {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", errors.join("\n"))
+    })?;
+    for warning in secrets.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(secrets)
 }

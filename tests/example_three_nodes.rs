@@ -1,4 +1,5 @@
-//! `examples/three-nodes` as its README has it typed: every `picored` command of it, in order, in a copy of the folder.
+//! `examples/three-nodes` as its README has it typed: every `picored` command of it, in order, in a copy of the folder, and the
+//! one that writes the secret.
 //!
 //! Only the ports are other ones, so that this can run beside whatever else runs on the machine.
 #![cfg(target_os = "linux")]
@@ -67,6 +68,9 @@ fn the_readme_is_what_works() {
     let folder = tempfile::tempdir().unwrap();
     copy(folder.path(), &ports);
     let readme = fs::read_to_string(format!("{FOLDER}/README.md")).unwrap();
+    let secret = readme.lines().find_map(|line| line.strip_prefix("$ ").filter(|line| line.contains("> api.key")));
+    let written = Command::new("sh").args(["-c", secret.unwrap()]).current_dir(folder.path()).status().unwrap();
+    assert!(written.success());
     let commands =
         readme.lines().filter_map(|line| line.strip_prefix("$ picored ")).map(|line| with_ports(line, &ports));
 

@@ -97,7 +97,9 @@ fn deliver(picored: &Path, handlers: &[&str]) -> anyhow::Result<Found> {
     let more = |node| config(node, handlers, &app, &apps, &dns);
     let mut cluster = Cluster::new(picored, &local_addresses::<NODES>()?, more)?;
     for node in 0..NODES {
-        cluster.start(node)?;
+        let mut command = Command::new(picored);
+        command.env("API_KEY", API_KEY);
+        cluster.start_by(node, command)?;
     }
     cluster.wait_until_whole()?;
     let pid = cluster.process(0)?.id();
@@ -145,7 +147,7 @@ fn app_of_first_node(handlers: &[&str]) -> anyhow::Result<String> {
 fn config(node: usize, handlers: &[&str], app: &str, apps: &Apps, dns: &Dns) -> String {
     let (site, api) = (apps.address, &dns.api);
     let mut config = format!(
-        "[[app]]\nname = \"{app}\"\npublish = [\"192.0.2.{}\"]\ncheck = {{ http = \"http://{site}/{node}\" }}\n\
+        "[secrets]\napi = {{ env = \"API_KEY\" }}\n\n[[app]]\nname = \"{app}\"\npublish = [\"192.0.2.{}\"]\ncheck = {{ http = \"http://{site}/{node}\" }}\n\
          interval = \"100ms\"\nrise = 1\nfall = 1\n",
         node + 1
     );
@@ -155,7 +157,8 @@ fn config(node: usize, handlers: &[&str], app: &str, apps: &Apps, dns: &Dns) -> 
             "dns" | "javascript" => (
                 if *handler == "dns" { "builtin:dns-powerdns".into() } else { format!("file:{JAVASCRIPT}") },
                 format!(
-                    "api = \"http://{api}\"\nzone = \"{ZONE}\"\nrecord = \"www.{ZONE}\"\napi_key = \"{API_KEY}\"\n{}",
+                    "api = \"http://{api}\"\nzone = \"{ZONE}\"\nrecord = \"www.{ZONE}\"\n{}\
+                     auth = {{ header = \"X-API-Key\", secret = \"api\" }}\n",
                     grant(api, "\"GET\", \"PATCH\"")
                 ),
             ),
@@ -222,7 +225,7 @@ impl Apps {
 }
 
 const ZONE: &str = "demo.example.";
-const API_KEY: &str = "bench";
+const API_KEY: &str = "key-of-the-bench";
 
 /// The demo's DNS server, for its API.
 struct Dns {

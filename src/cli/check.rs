@@ -1,12 +1,13 @@
 //! `picored check`: reads a config as the daemon would, with the files that it names, and changes nothing.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use picored_core::config::Config;
 
-use crate::handler;
+use crate::handler::{self, Secrets};
 use crate::store::{self, StateDir};
 
 /// Read a config as the daemon would, and say all that is wrong with it
@@ -41,6 +42,15 @@ fn surroundings(config: &Config) -> Vec<String> {
         && let Err(error) = store::read_key(path)
     {
         problems.push(error.to_string());
+    }
+    match Secrets::read(&config.secrets, &config.handlers) {
+        Ok(secrets) => {
+            for warning in secrets.warnings() {
+                // Who closed standard error does not want to know.
+                let _ = writeln!(std::io::stderr(), "warning: {warning}");
+            }
+        }
+        Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
     }
     for declared in &config.handlers {
         if let Err(error) = handler::look(&declared.source) {

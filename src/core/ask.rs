@@ -101,7 +101,8 @@ fn http(value: &str, handler: &Handler) -> Result<Standing, Standing> {
         HostPattern::Exact(host) => Grant::private_ranges(host),
         HostPattern::Below(_) => Vec::new(),
     };
-    let grant = Grant { origin, methods: vec![method], paths: vec![PathPrefix::of(&target)], allow_private };
+    let grant =
+        Grant { origin, methods: vec![method], paths: vec![PathPrefix::of(&target)], allow_private, auth: None };
     let lines = grant.to_string().replace(OPEN, "{").replace(CLOSE, "}");
     Ok(Standing::Missing(match unfilled(path) {
         Some(key) => format!("{lines}\n# with the value that is meant in place of {{{key}}}"),

@@ -1,4 +1,4 @@
-//! The names things go by: nodes, applications, handlers, clusters. One rule for all of them.
+//! The names things go by: nodes, applications, handlers, secrets, clusters. One rule for all of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -106,6 +106,10 @@ name! {
 name! {
     /// A handler's name, as the config gives it.
     HandlerName
+}
+name! {
+    /// A secret's name, as `[secrets]` gives it. Never its value.
+    SecretName
 }
 name! {
     /// A cluster's name. Datagrams of another cluster are refused.

@@ -33,6 +33,8 @@ pub const RECORD: &str = "www.demo.example.";
 const NAMES: [&str; 3] = ["web1", "web2", "web3"];
 /// The last part of the first node's address, 127.0.0.x; the others follow.
 const FIRST_HOST: u8 = 11;
+/// The file with what the API wants to see, which the nodes' configs name as a secret.
+const API_KEY_FILE: &str = "api.key";
 /// How often a port that is free where it has to be is looked for. Ports are many and nearly all free.
 const PORT_TRIES: usize = 64;
 
@@ -94,8 +96,9 @@ impl Stage {
 
         let key_file = scratch.path().join("cluster.key");
         store::create_key_file(&key_file, &store::new_key()).context("the cluster's key cannot be written")?;
+        write_private(&scratch.path().join(API_KEY_FILE), api_key.as_bytes())?;
         for site in &sites {
-            let config = config(site, &sites, web_port, &scratch, api, &api_key);
+            let config = config(site, &sites, web_port, &scratch, api);
             write_private(&scratch.path().join(format!("{}.toml", site.name)), config.as_bytes())?;
         }
 
@@ -270,7 +273,7 @@ fn write_private(path: &std::path::Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// The config of a node: what a person would write, with short times for the check.
-fn config(site: &Site, sites: &[Site; 3], web_port: u16, scratch: &Scratch, api: SocketAddr, api_key: &str) -> String {
+fn config(site: &Site, sites: &[Site; 3], web_port: u16, scratch: &Scratch, api: SocketAddr) -> String {
     let Site { name, address, gossip, .. } = site;
     let file = |file: String| quoted(&scratch.path().join(file).to_string_lossy());
     let others = sites.iter().filter(|other| other.name != *name);
@@ -286,6 +289,9 @@ admin_socket = {socket}
 name = "demo"
 seeds = [{seeds}]
 key_file = {key_file}
+
+[secrets]
+api = {{ file = {api_key_file} }}
 
 [[app]]
 name = "www"
@@ -308,17 +314,18 @@ api = "http://{api}"
 zone = "{ZONE}"
 record = "{RECORD}"
 ttl = 5
-api_key = "{api_key}"
 
 [[handler.http]]
 allow = "http://{api}"
 methods = ["GET", "PATCH"]
 paths = ["/api/v1/servers/localhost/zones/{ZONE}"]
 allow_private = ["{api_host}/32"]
+auth = {{ header = "X-API-Key", secret = "api" }}
 "#,
         state_dir = file(format!("{name}.state")),
         socket = file(format!("{name}.sock")),
         key_file = file("cluster.key".into()),
+        api_key_file = file(API_KEY_FILE.into()),
         seeds = seeds.join(", "),
         api_host = api.ip(),
     )

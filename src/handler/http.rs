@@ -1,7 +1,8 @@
 //! The gate: every request of every guest goes out here, whichever door it came in by.
 //!
 //! The order is fixed: count -> canonical URL and grant -> resolve once -> filter the addresses -> dial exactly those
-//! -> TLS -> send -> read within limits. No redirect is followed, no name resolved twice, no connection shared. Called
+//! -> TLS -> send -> read within limits -> scrub. A grant's secret is added to that very request, after the grant is found
+//! and before it is sent; what comes back is rid of all secrets before the guest sees it. No redirect is followed, no name resolved twice, no connection shared. Called
 //! by `serve` (`http.fetch`) and `door` (`wasi:http`); the policy itself is [`picored_core::policy`].
 
 use std::io;
@@ -12,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use picored_core::policy::{self, Grant, Host, Refusal, RefusalKind, Scheme, Target};
@@ -24,6 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::handler::dry::DryRun;
 use crate::handler::limits::HttpLimits;
+use crate::handler::secrets::{Secrets, auth};
 use crate::handler::tls::Tls;
 use crate::metrics::HandlerMetrics;
 
@@ -97,10 +99,16 @@ impl From<Refusal> for HttpError {
     }
 }
 
+/// What a handler may reach, and what goes with it.
+pub(crate) struct Reach {
+    pub(crate) grants: Arc<[Grant]>,
+    pub(crate) secrets: Arc<Secrets>,
+}
+
 /// One run's way out.
 pub(crate) struct Gate {
     metrics: HandlerMetrics,
-    grants: Arc<[Grant]>,
+    reach: Reach,
     limits: HttpLimits,
     tls: Arc<Tls>,
     lookups: Arc<Semaphore>,
@@ -122,7 +130,7 @@ pub(crate) struct Turn {
 pub(crate) async fn send_apart(gate: &Arc<Gate>, turn: Turn, request: Request) -> Result<Response, HttpError> {
     let gate = gate.clone();
     let mut task = JoinSet::new();
-    task.spawn(async move { gate.send(turn, request).await });
+    task.spawn(async move { gate.scrubbed(gate.send(turn, request).await) });
     match task.join_next().await {
         Some(Ok(result)) => result,
         _ => Err(Kind::Protocol.because("a fault in the host")),
@@ -134,7 +142,7 @@ impl Gate {
     /// resolved for it at a time. With `dry`, which then hears of each request, nothing that writes gets out.
     pub(crate) fn new(
         metrics: HandlerMetrics,
-        grants: Arc<[Grant]>,
+        reach: Reach,
         limits: HttpLimits,
         tls: Arc<Tls>,
         lookups: Arc<Semaphore>,
@@ -143,7 +151,7 @@ impl Gate {
     ) -> Arc<Self> {
         Arc::new(Self {
             metrics,
-            grants,
+            reach,
             limits,
             tls,
             lookups,
@@ -188,12 +196,12 @@ impl Gate {
 
     async fn pass(&self, request: Request) -> Result<Response, HttpError> {
         let target = Target::canonical(&request.url)?;
-        let grant = policy::check(&self.grants, &request.method, &target).inspect_err(|refusal| {
+        let grant = policy::check(&self.reach.grants, &request.method, &target).inspect_err(|refusal| {
             if refusal.kind == RefusalKind::Denied {
                 self.denied.get_or_init(|| refusal.reason.clone());
             }
         })?;
-        let (message, host) = self.message(request, &target)?;
+        let (message, host) = self.message(request, &target, grant)?;
         if let Some(dry) = &self.dry {
             if !DryRun::lets_out(message.method()) {
                 return Ok(DryRun::stub());
@@ -221,8 +229,13 @@ impl Gate {
         timeout_at(deadline, work).await.map_err(|_| late())?
     }
 
-    /// The message to send: the guest's headers, checked, and the host's own.
-    fn message(&self, request: Request, target: &Target) -> Result<(hyper::Request<Full<Bytes>>, String), HttpError> {
+    /// The message to send: the guest's headers, checked, the host's own, and the secret of the grant.
+    fn message(
+        &self,
+        request: Request,
+        target: &Target,
+        grant: &Grant,
+    ) -> Result<(hyper::Request<Full<Bytes>>, String), HttpError> {
         let invalid = |reason: String| Kind::Invalid.because(reason);
         let limits = &self.limits;
         if request.body.len() > limits.request_body_bytes {
@@ -240,7 +253,7 @@ impl Gate {
         let uri: Uri =
             target.path_and_query().parse().map_err(|_| invalid("the URL has no path that can be sent".into()))?;
         let method: Method = request.method.parse().map_err(|_| invalid("the method is malformed".into()))?;
-        let mut message = hyper::Request::new(Full::new(request.body));
+        let mut message = hyper::Request::new(Full::new(request.body.clone()));
         *message.method_mut() = method;
         *message.uri_mut() = uri;
         let headers = message.headers_mut();
@@ -253,6 +266,9 @@ impl Gate {
             let value = HeaderValue::try_from(value)
                 .map_err(|_| invalid(format!("the value of {name} cannot be in a header")))?;
             headers.try_append(name, value).map_err(|_| invalid("too many headers".into()))?;
+        }
+        if let Some(auth) = &grant.auth {
+            auth::attach(&self.reach.secrets, auth, target, &request.body, &mut message)?;
         }
         Ok((message, host))
     }
@@ -339,6 +355,35 @@ impl Gate {
         Ok(whole.freeze())
     }
 
+    /// What the guest may see of it. Names of headers are texts of the server too.
+    fn scrubbed(&self, result: Result<Response, HttpError>) -> Result<Response, HttpError> {
+        let mut response = match result {
+            Ok(response) => response,
+            Err(error) => return Err(error.kind.because(self.reach.secrets.scrub(&error.reason))),
+        };
+        let headers = &mut response.headers;
+        let named: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| self.reach.secrets.scrub_bytes(name.as_str().as_bytes()).is_some())
+            .cloned()
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        for value in headers.values_mut() {
+            if let Some(clean) = self.reach.secrets.scrub_bytes(value.as_bytes()) {
+                *value = HeaderValue::try_from(clean).unwrap_or(HeaderValue::from_static(""));
+            }
+        }
+        if let Some(clean) = self.reach.secrets.scrub_bytes(&response.body) {
+            response.body = clean.into();
+            if headers.contains_key(CONTENT_LENGTH) {
+                headers.insert(CONTENT_LENGTH, response.body.len().into());
+            }
+        }
+        Ok(response)
+    }
+
     fn broken(&self, error: &hyper::Error) -> HttpError {
         if error.is_parse_too_large() {
             let limit = self.limits.response_header_bytes;
@@ -393,7 +438,8 @@ mod tests {
     async fn names_wait_for_a_permit_and_addresses_need_none() {
         let limits = HttpLimits { resolve: std::time::Duration::from_millis(20), ..Limits::default().http };
         let (metrics, permits) = (Metrics::default().of_handler("test"), Arc::new(Semaphore::new(0)));
-        let gate = Gate::new(metrics, Arc::new([]), limits, Arc::default(), permits, Instant::now(), None);
+        let reach = Reach { grants: Arc::new([]), secrets: Secrets::none() };
+        let gate = Gate::new(metrics, reach, limits, Arc::default(), permits, Instant::now(), None);
         let resolve = async |url: &str| gate.resolve(&Target::canonical(url).unwrap()).await;
         assert_eq!(resolve("http://localhost/").await.unwrap_err().kind, Kind::Timeout);
         assert_eq!(resolve("http://127.0.0.1/").await.unwrap(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);

@@ -22,7 +22,7 @@ use crate::handler::bindings::exports::picored::handler::guest;
 use crate::handler::bindings::{Sandbox, SandboxPre};
 use crate::handler::cache::Entry;
 use crate::handler::dry::{DryRun, Recorded};
-use crate::handler::http::Gate;
+use crate::handler::http::{Gate, Reach};
 use crate::handler::keyvalue::Kept;
 use crate::handler::run::{Bounds, Stop, call, contained};
 use crate::handler::source::Wasm;
@@ -187,9 +187,10 @@ impl Loaded {
             snapshot: Some(snapshot),
             config: self.config.clone(),
             keyvalue: self.keyvalue.view(limits.keyvalue_bytes),
+            secrets: self.host.secrets.clone(),
             gate: Gate::new(
                 self.host.metrics.of_handler(self.handler.name.as_str()),
-                self.grants.clone(),
+                Reach { grants: self.grants.clone(), secrets: self.host.secrets.clone() },
                 limits.http.clone(),
                 self.host.tls.clone(),
                 self.lookups.clone(),
@@ -218,7 +219,7 @@ impl Loaded {
         if let Some(reason) = state.gate.denied() {
             tracing::warn!(target: "picored::handler", handler = %self.handler.name, reason, "a call was refused");
         }
-        let line = |text: &str| clean(text, SHORT);
+        let line = |text: &str| clean(&self.host.secrets.scrub(text), SHORT);
         Ok(match ended? {
             Ok(outcome) => {
                 if !is_dry {
@@ -370,9 +371,10 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
         snapshot: None,
         config: Arc::default(),
         keyvalue: Kept::default().view(limits.keyvalue_bytes),
+        secrets: host.secrets.clone(),
         gate: Gate::new(
             host.metrics.of_handler(handler.name.as_str()),
-            Arc::new([]),
+            Reach { grants: Arc::new([]), secrets: host.secrets.clone() },
             limits.http.clone(),
             host.tls.clone(),
             Arc::new(Semaphore::new(0)),
@@ -388,7 +390,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
     let said = call(pre, &mut store, &host.ticker, bounds, ask).await.map_err(|Stop { reason, text }| {
         LoadError::Describe { source_text: handler.source.to_string(), reason, why: text }
     })?;
-    let line = |text: &str| clean(text, SHORT);
+    let line = |text: &str| clean(&host.secrets.scrub(text), SHORT);
     let want =
         |want: &guest::Want| Want { kind: line(&want.kind), value: line(&want.value), reason: line(&want.reason) };
     Ok(Description {
@@ -402,7 +404,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
 /// What the guest wrote to stdout and stderr: for its author, who asks for debug lines.
 fn write_output(state: &State) {
     for (stream, tail) in [("stdout", &state.stdout), ("stderr", &state.stderr)] {
-        let text = tail.text();
+        let text = tail.text(&state.secrets);
         if !text.is_empty() {
             state.write_line(Level::DEBUG, stream, &text);
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! source -> compile (a process of its own) -> cache (authenticated code) -> Loaded -> run (a fresh store each time)
 //! ```
-//! A guest's way out is one: `http`. Its authority is granted in one place: `store`. Its bounds stand in one: `limits`.
+//! A guest's way out is one: `http`, where `secrets` are added. Its authority is granted in one place: `store`. Its bounds stand in one: `limits`.
 //! The driver calls [`Host::load`] for each handler of the config and [`Loaded::run`] for each delivery. Nothing here
 //! decides what is delivered when, and nothing of a guest can end or block the daemon.
 
@@ -20,6 +20,7 @@ mod limits;
 mod loaded;
 mod output;
 mod run;
+mod secrets;
 mod serve;
 mod source;
 mod store;
@@ -40,6 +41,7 @@ pub use self::dry::Recorded;
 pub use self::inspect::{Anatomy, anatomy};
 pub use self::limits::{HttpLimits, Limits, MAX_COMPONENT_BYTES};
 pub use self::loaded::{Description, Loaded, Want};
+pub use self::secrets::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretError, Secrets};
 
 use self::cache::Cache;
 use self::engine::Ticker;
@@ -67,6 +69,8 @@ pub struct HostConfig {
     pub limits: Limits,
     /// Where what is refused is counted.
     pub metrics: Metrics,
+    /// What the gate adds to requests, and everything shown is rid of.
+    pub secrets: Arc<Secrets>,
 }
 
 /// Why there is no host.
@@ -181,6 +185,7 @@ struct Shared {
     compiling: tokio::sync::Mutex<()>,
     limits: Limits,
     metrics: Metrics,
+    secrets: Arc<Secrets>,
     tls: Arc<Tls>,
     /// How many handlers have their code mapped.
     mapped: AtomicUsize,
@@ -193,7 +198,7 @@ impl Host {
         let engine = engine::engine().map_err(wrong)?;
         let linker = store::linker(&engine).map_err(wrong)?;
         let ticker = Ticker::start(&engine).map_err(|error| HostError::Engine(error.to_string()))?;
-        let HostConfig { cache_dir, compiler, node_key, limits, metrics } = config;
+        let HostConfig { cache_dir, compiler, node_key, limits, metrics, secrets } = config;
         let cache = Cache::open(&cache_dir, &node_key, engine::settings_digest(&engine));
         let cache = cache.map_err(|error| HostError::Cache { path: cache_dir, error })?;
         let compiling = tokio::sync::Mutex::new(());
@@ -208,6 +213,7 @@ impl Host {
                 compiling,
                 limits,
                 metrics,
+                secrets,
                 tls,
                 mapped,
             }),

@@ -11,6 +11,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
+use crate::handler::secrets::Secrets;
 use crate::handler::store::Overrun;
 
 /// So much of the end is kept, in bytes. A Python traceback or a panic's message fits.
@@ -36,10 +37,18 @@ impl Budget {
     }
 }
 
+/// The end of a stream.
+#[derive(Debug, Default)]
+struct Kept {
+    end: VecDeque<u8>,
+    /// There was more before it.
+    is_cut: bool,
+}
+
 /// One of the two streams.
 #[derive(Clone, Debug)]
 pub(crate) struct Tail {
-    kept: Arc<Mutex<VecDeque<u8>>>,
+    kept: Arc<Mutex<Kept>>,
     budget: Arc<Budget>,
 }
 
@@ -48,10 +57,13 @@ impl Tail {
         Self { kept: Arc::default(), budget }
     }
 
-    /// The end of what was written.
-    pub(crate) fn text(&self) -> String {
+    /// The end of what was written, without any of `secrets`.
+    pub(crate) fn text(&self, secrets: &Secrets) -> String {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(kept.make_contiguous()).into_owned()
+        let is_cut = kept.is_cut;
+        let end = kept.end.make_contiguous();
+        let clean = if is_cut { Some(secrets.scrub_end(end)) } else { secrets.scrub_bytes(end) };
+        String::from_utf8_lossy(clean.as_deref().unwrap_or(end)).into_owned()
     }
 }
 
@@ -81,9 +93,10 @@ impl OutputStream for Tail {
         self.budget.take(bytes.len()).map_err(|overrun| StreamError::Trap(overrun.into()))?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = &bytes[bytes.len().saturating_sub(TAIL)..];
-        let surplus = (kept.len() + fresh.len()).saturating_sub(TAIL);
-        kept.drain(..surplus);
-        kept.extend(fresh);
+        let surplus = (kept.end.len() + fresh.len()).saturating_sub(TAIL);
+        kept.is_cut |= surplus > 0 || fresh.len() < bytes.len();
+        kept.end.drain(..surplus);
+        kept.end.extend(fresh);
         Ok(())
     }
 
@@ -106,11 +119,11 @@ mod tests {
         tail.write(Bytes::from_static(b"begin")).unwrap();
         tail.write(Bytes::from(vec![b'x'; TAIL - 3])).unwrap();
         tail.write(Bytes::from_static(b"end")).unwrap();
-        let text = tail.text();
+        let text = tail.text(&Secrets::none());
         assert_eq!(text.len(), TAIL);
         assert!(text.ends_with("xend") && text.starts_with('x'));
         tail.write(Bytes::from(vec![b'y'; 2 * TAIL])).unwrap();
-        assert_eq!(tail.text(), "y".repeat(TAIL));
+        assert_eq!(tail.text(&Secrets::none()), "y".repeat(TAIL));
         assert!(matches!(tail.write(Bytes::from(vec![b'z'; 10_000])), Err(StreamError::Trap(_))));
     }
 }

@@ -97,8 +97,8 @@ impl logging::Host for State {
 impl State {
     /// A guest's line in the daemon's log.
     pub(crate) fn write_line(&self, level: Level, topic: &str, message: &str) {
-        let (handler, topic) = (self.handler.as_str(), clean(topic, 63));
-        let message = clean(message, self.log_line_bytes);
+        let (handler, topic) = (self.handler.as_str(), clean(&self.secrets.scrub(topic), 63));
+        let message = clean(&self.secrets.scrub(message), self.log_line_bytes);
         // An event's level is part of its code, hence one line each.
         macro_rules! line {
             ($level:ident) => {

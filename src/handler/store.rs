@@ -19,6 +19,7 @@ use crate::handler::http::Gate;
 use crate::handler::keyvalue::View;
 use crate::handler::limits::{Limiter, Limits};
 use crate::handler::output::{Budget, Tail};
+use crate::handler::secrets::Secrets;
 
 /// All that a run may see and reach.
 pub(crate) struct Authority {
@@ -30,6 +31,8 @@ pub(crate) struct Authority {
     pub(crate) config: Arc<BTreeMap<String, String>>,
     /// What `wasi:keyvalue` answers, and where writes go.
     pub(crate) keyvalue: View,
+    /// What is taken out of all that it says.
+    pub(crate) secrets: Arc<Secrets>,
     /// The way out.
     pub(crate) gate: Arc<Gate>,
 }
@@ -40,6 +43,7 @@ pub(crate) struct State {
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) config: Arc<BTreeMap<String, String>>,
     pub(crate) keyvalue: View,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) log: Arc<Budget>,
     pub(crate) log_line_bytes: usize,
@@ -68,7 +72,7 @@ impl Overrun {
 
 /// A store with this authority, within these limits.
 pub(crate) fn new_store(engine: &Engine, limits: &Limits, authority: Authority) -> Store<State> {
-    let Authority { handler, snapshot, config, keyvalue, gate } = authority;
+    let Authority { handler, snapshot, config, keyvalue, secrets, gate } = authority;
     let log = Budget::new(limits.log_bytes);
     let (stdout, stderr) = (Tail::new(log.clone()), Tail::new(log.clone()));
     let wasi = WasiCtx::builder()
@@ -93,6 +97,7 @@ pub(crate) fn new_store(engine: &Engine, limits: &Limits, authority: Authority) 
             snapshot,
             config,
             keyvalue,
+            secrets,
             gate,
             log,
             log_line_bytes,

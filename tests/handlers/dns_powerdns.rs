@@ -6,15 +6,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use picored::handler::{Limits, Loaded};
+use picored::handler::Loaded;
 use picored_core::config::Handler;
 use picored_core::event::RunEnd;
 use picored_core::name::{AppName, NodeName};
+use picored_core::policy::AuthScheme;
 use picored_core::snapshot::{Endpoint, EndpointSet, Snapshot};
 use tokio::sync::OnceCell;
 
 use crate::powerdns::{KEY, Kind, NAME, Server, ZONES};
-use crate::support::{CEILING, event, grant, guest, handler, host, snapshot};
+use crate::support::{CEILING, event, grant, guest, handler, host_with_secret, snapshot};
 
 /// What is tried.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +72,13 @@ impl Component {
 
     /// Loads it for the API at `origin`, with that config beside what it needs.
     async fn load(self, origin: &str, config: &[(&str, &str)]) -> Arc<Loaded> {
+        self.load_with_key(KEY, origin, config).await
+    }
+
+    /// The same, with that API key at the host.
+    async fn load_with_key(self, key: &str, origin: &str, config: &[(&str, &str)]) -> Arc<Loaded> {
         let mut all = BTreeMap::from(
-            [("api", origin), ("zone", "example.org."), ("record", NAME), ("ttl", "30"), ("api_key", KEY)]
+            [("api", origin), ("zone", "example.org."), ("record", NAME), ("ttl", "30")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned())),
         );
         all.extend(config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
@@ -83,7 +89,9 @@ impl Component {
         };
         // Whoever is first has it compiled; the others find the code.
         static COMPILED: [OnceCell<()>; 2] = [OnceCell::const_new(), OnceCell::const_new()];
-        let load = async || host(Limits::default()).load(&handler).await.unwrap();
+        let scheme = AuthScheme::Header { header: "x-api-key".into() };
+        let (host, handler) = host_with_secret(key, scheme, handler);
+        let load = async || host.load(&handler).await.unwrap();
         COMPILED[self as usize].get_or_init(async || drop(load().await)).await;
         load().await
     }
@@ -191,12 +199,12 @@ async fn what_the_operator_disabled_stays_disabled_and_stays(subject: (Component
 async fn a_wrong_key_and_a_wrong_zone_are_told_and_not_tried_again(subject: (Component, Kind)) {
     let Some(Scene { server, .. }) = Scene::new(subject).await else { return };
     let elsewhere = [("zone", "example.com."), ("record", "www.example.com.")];
-    for (config, word) in [
-        (&[("api_key", "wrong")][..], "status 401"),
-        (&[("record", "www.example.com.")], "`www.example.com.` does not lie in zone `example.org.`"),
-        (&elsewhere, "status 404"),
+    for (key, config, word) in [
+        ("the wrong key", &[][..], "status 401"),
+        (KEY, &[("record", "www.example.com.")], "`www.example.com.` does not lie in zone `example.org.`"),
+        (KEY, &elsewhere, "status 404"),
     ] {
-        let loaded = subject.0.load(&server.origin(), config).await;
+        let loaded = subject.0.load_with_key(key, &server.origin(), config).await;
         let text = permanent(run(&loaded, cluster(&["192.0.2.1"], &["192.0.2.1"])).await);
         assert!(text.contains(word), "{text}");
         assert!(server.published().await.is_empty());

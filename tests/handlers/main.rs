@@ -9,6 +9,7 @@ mod hostile;
 mod http;
 mod load;
 mod powerdns;
+mod secrets;
 mod server;
 mod state;
 mod support;

@@ -29,7 +29,7 @@ use crate::server::read;
 use crate::support::CEILING;
 
 /// What the API wants to see.
-pub(crate) const KEY: &str = "secret";
+pub(crate) const KEY: &str = "key-of-the-api";
 /// The name whose records are kept.
 pub(crate) const NAME: &str = "www.example.org.";
 /// Where the API keeps all zones.

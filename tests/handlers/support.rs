@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use picored::handler::{Host, HostConfig, Limits, Loaded};
-use picored_core::config::{Handler, Source};
+use picored::handler::{Host, HostConfig, Limits, Loaded, Secrets};
+use picored_core::config::{Handler, SecretSource, Source};
 use picored_core::event::{Event, EventKind, RunEnd};
-use picored_core::name::{AppName, HandlerName, NodeName};
-use picored_core::policy::Grant;
+use picored_core::name::{AppName, HandlerName, NodeName, SecretName};
+use picored_core::policy::{Auth, AuthScheme, Grant};
 use picored_core::snapshot::{Endpoint, EndpointSet, MemberInfo, MemberState, Snapshot};
 use picored_core::time::Wall;
 
@@ -34,7 +34,7 @@ pub(crate) fn host_in(cache: &Path, limits: Limits) -> Host {
     host_with(cache, Path::new(env!("CARGO_BIN_EXE_picored")), [7; 32], limits)
 }
 
-/// A host of all its parts.
+/// A host without secrets, of all its other parts.
 pub(crate) fn host_with(cache: &Path, compiler: &Path, node_key: [u8; 32], limits: Limits) -> Host {
     Host::new(HostConfig {
         cache_dir: cache.to_owned(),
@@ -42,13 +42,44 @@ pub(crate) fn host_with(cache: &Path, compiler: &Path, node_key: [u8; 32], limit
         node_key,
         limits,
         metrics: Default::default(),
+        secrets: Secrets::none(),
     })
     .unwrap()
 }
 
+/// A host that adds these secrets to requests, whose cache outlives the test.
+pub(crate) fn host_of(secrets: Arc<Secrets>) -> Host {
+    Host::new(HostConfig {
+        cache_dir: cache(),
+        compiler: env!("CARGO_BIN_EXE_picored").into(),
+        node_key: [7; 32],
+        limits: Limits::default(),
+        metrics: Default::default(),
+        secrets,
+    })
+    .unwrap()
+}
+
+/// A host as [`host`] that adds `secret` to the requests that `handler` may send, and the handler with its grants so.
+/// The secret is read once: the file that it comes from is gone by then, and what was good stays.
+pub(crate) fn host_with_secret(secret: &str, scheme: AuthScheme, mut handler: Handler) -> (Host, Handler) {
+    let name = SecretName::new("key").unwrap();
+    for grant in &mut handler.http {
+        grant.auth = Some(Auth { scheme: scheme.clone(), secret: name.clone() });
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, secret).unwrap();
+    let sources = BTreeMap::from([(name, SecretSource::File(file.path().to_owned()))]);
+    (host_of(Secrets::read(&sources, std::slice::from_ref(&handler)).unwrap()), handler)
+}
+
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("handler-code")
+}
+
 /// A host whose cache outlives the test, so that not every test compiles.
 pub(crate) fn host(limits: Limits) -> Host {
-    host_in(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("handler-code"), limits)
+    host_in(&cache(), limits)
 }
 
 /// A handler of that file, which has no grants.
@@ -77,6 +108,7 @@ pub(crate) fn grant(origin: &str, methods: &[&str], paths: &[&str], private: &[&
         origin: origin.parse().unwrap(),
         methods: methods.iter().map(|method| method.parse().unwrap()).collect(),
         paths: paths.iter().map(|path| path.parse().unwrap()).collect(),
+        auth: None,
         allow_private: private.iter().map(|range| range.parse().unwrap()).collect(),
     }
 }

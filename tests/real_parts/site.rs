@@ -207,7 +207,9 @@ impl Site {
     }
 
     fn start_node(&mut self, server: usize) -> anyhow::Result<()> {
-        self.cluster.start_by(server, self.servers[server].machine.command(&self.picored))
+        let mut command = self.servers[server].machine.command(&self.picored);
+        command.env("API_KEY", API_KEY);
+        self.cluster.start_by(server, command)
     }
 
     fn kill_node(&mut self, server: usize) -> anyhow::Result<()> {
@@ -249,12 +251,14 @@ fn public(server: usize) -> IpAddr {
 fn config(server: usize) -> String {
     let api = format!("http://{}:{API_PORT}", address(DNS));
     format!(
-        "[[app]]\nname = \"www\"\npublish = [\"{}\"]\n\
+        "[secrets]\napi = {{ env = \"API_KEY\" }}\n\n[[app]]\nname = \"www\"\npublish = [\"{}\"]\n\
          check = {{ http = \"http://127.0.0.1/health\", expect_body = \"OK\" }}\ninterval = \"1s\"\ntimeout = \"1s\"\n\n\
          [[handler]]\nname = \"dns\"\nsource = \"builtin:dns-powerdns\"\n\n\
-         [handler.config]\napi = \"{api}\"\nzone = \"{ZONE}\"\nrecord = \"{RECORD}\"\nttl = 30\napi_key = \"{API_KEY}\"\n\n\
+         [handler.config]\napi = \"{api}\"\nzone = \"{ZONE}\"\nrecord = \"{RECORD}\"\nttl = 30\n\n\
          [[handler.http]]\nallow = \"{api}\"\nmethods = [\"GET\", \"PATCH\"]\n\
-         paths = [\"/api/v1/servers/localhost/zones/{ZONE}\"]\nallow_private = [\"{}/32\"]\n\n[metrics]\nlisten = \"0.0.0.0:{METRICS_PORT}\"\n",
+         paths = [\"/api/v1/servers/localhost/zones/{ZONE}\"]\nallow_private = [\"{}/32\"]\n\
+         auth = {{ header = \"X-API-Key\", secret = \"api\", allow_plaintext = true }}\n\n\
+         [metrics]\nlisten = \"0.0.0.0:{METRICS_PORT}\"\n",
         public(server),
         address(DNS)
     )

@@ -116,6 +116,12 @@ impl Findings {
         Reported(())
     }
 
+    /// For a value that is not there because of a mistake that was written down elsewhere.
+    pub(super) fn reported_before(&self) -> Reported {
+        debug_assert!(!self.0.is_empty(), "there is a mistake");
+        Reported(())
+    }
+
     /// The value, or all mistakes if there is any.
     pub(super) fn finish<T>(mut self, text: &str, value: Result<T, Reported>) -> Result<T, ConfigErrors> {
         match value {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::event::EventKind;
-use crate::name::{AppName, ClusterName, HandlerName, NodeName};
+use crate::name::{AppName, ClusterName, HandlerName, NodeName, SecretName};
 use crate::policy::Grant;
 
 pub use check::DEFAULT_ADMIN_SOCKET;
@@ -32,6 +32,8 @@ pub const MAX_PUBLISH_PER_APP: usize = 16;
 pub const MAX_HANDLERS: usize = 32;
 /// So many grants may one handler have.
 pub const MAX_GRANTS: usize = 32;
+/// So many secrets may one node have.
+pub const MAX_SECRETS: usize = 64;
 /// So many keys may one handler's `[handler.config]` have.
 pub const MAX_CONFIG_KEYS: usize = 64;
 /// Longest value in `[handler.config]`, in bytes.
@@ -50,6 +52,8 @@ pub struct Config {
     pub handlers: Vec<Handler>,
     /// `[metrics]`: where to serve them over TCP, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// `[secrets]`: where each one is read from. The values are nowhere in a config.
+    pub secrets: BTreeMap<SecretName, SecretSource>,
 }
 
 impl Config {
@@ -166,6 +170,27 @@ impl Handler {
     /// Whether this handler may see `app`.
     pub fn sees(&self, app: &AppName) -> bool {
         self.apps.is_empty() || self.apps.contains(app)
+    }
+}
+
+/// Where a secret is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file, read again when it has changed.
+    File(PathBuf),
+    /// A variable of the daemon's environment.
+    Env(String),
+    /// A file of this name in the directory that systemd makes for the unit's credentials.
+    Credential(String),
+}
+
+impl std::fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "the file {}", path.display()),
+            Self::Env(name) => write!(f, "the environment variable {name}"),
+            Self::Credential(name) => write!(f, "the credential {name}"),
+        }
     }
 }
 

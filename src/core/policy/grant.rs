@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::target::split_scheme;
-use super::{Cidr, Host, MAX_QUOTED, Scheme, Target, closed_range, quoted};
+use super::{Auth, CANONICAL_PLACEHOLDER, Cidr, Host, MAX_QUOTED, PLACEHOLDER, Scheme, Target, closed_range, quoted};
 
 /// What is wrong with a part of a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,8 @@ pub struct Grant {
     pub paths: Vec<PathPrefix>,
     /// Ranges of addresses that are open to this grant although they are [closed](closed_range) in general.
     pub allow_private: Vec<Cidr>,
+    /// The secret that goes with these requests.
+    pub auth: Option<Auth>,
 }
 
 impl Grant {
@@ -47,6 +49,7 @@ impl Grant {
             methods: vec![method],
             paths: vec![PathPrefix::of(target)],
             allow_private: Self::private_ranges(target.host()),
+            auth: None,
         }
     }
 
@@ -245,7 +248,8 @@ impl FromStr for Method {
 }
 
 /// A path, and every path below it: `/a/b` stands for `/a/b`, `/a/b/` and `/a/b/c`, not for `/a/bc`. `/` stands for all.
-/// It begins with `/`, has none at its end (`/` itself aside), and is in canonical form, as the paths that it meets are.
+/// It begins with `/`, has none at its end (`/` itself aside), and is in canonical form, as the paths that it meets are;
+/// but the [placeholder](PLACEHOLDER) of a secret may be written plainly.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathPrefix(String);
 
@@ -270,11 +274,17 @@ impl PathPrefix {
         let prefix = if self.0 == "/" { "" } else { &self.0 };
         path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
+
+    /// How often it has the [placeholder](PLACEHOLDER) of a secret.
+    pub fn placeholders(&self) -> usize {
+        self.0.matches(CANONICAL_PLACEHOLDER).count()
+    }
 }
 
+/// As the config has it: with the placeholder written plainly.
 impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(&self.0.replace(CANONICAL_PLACEHOLDER, PLACEHOLDER))
     }
 }
 
@@ -295,8 +305,9 @@ impl FromStr for PathPrefix {
             let help = format!("write \"{}\": it covers that path and all below it", quoted(stem));
             return wrong("ends in `/` or `*`", help);
         }
+        let canonical = text.replace(PLACEHOLDER, CANONICAL_PLACEHOLDER);
         match Target::canonical(&format!("http://host{text}")) {
-            Ok(target) if target.path() == text => Ok(Self(text.to_owned())),
+            Ok(target) if target.path() == canonical => Ok(Self(canonical)),
             Ok(target) => wrong(
                 "can never match, since it is not in canonical form",
                 format!("write \"{}\"", quoted(target.path())),

@@ -2,10 +2,12 @@
 //!
 //! The order is fixed, and no step may be left out: [`Target::canonical`] turns what the guest wrote into the only form
 //! that is matched and sent; [`check`] looks for a grant; the caller resolves the host once; [`allowed_addresses`] drops
-//! what that grant does not open; the caller dials exactly what is left and follows no redirect. Nothing here resolves,
-//! dials or reads; the handler host calls it for each request, the config for each grant.
+//! what that grant does not open; the caller dials exactly what is left, adds the secret that the grant names to that
+//! very request, and follows no redirect. Nothing here resolves, dials or reads; the handler host calls it for each
+//! request, the config for each grant.
 
 mod address;
+mod auth;
 mod grant;
 mod target;
 
@@ -13,6 +15,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 pub use address::{Cidr, closed_range};
+pub(crate) use auth::CANONICAL_PLACEHOLDER;
+pub use auth::{Auth, AuthScheme, PLACEHOLDER, path_with_secret, same_header};
 pub use grant::{Grant, GrantError, HostPattern, Method, Origin, PathPrefix};
 pub(crate) use target::host_name_problem;
 pub use target::{Host, MAX_URL_LEN, Scheme, Target};

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use picored_core::config::{Config, MAX_TEXT_LEN, Profile, Seed, Source};
 use picored_core::event::EventKind;
+use picored_core::policy::{AuthScheme, Grant};
 
 /// The configs of one folder, by name.
 fn configs(folder: &str) -> Vec<(String, String)> {
@@ -129,7 +130,7 @@ fn the_sample_gives_its_values() {
         ("zone", "example.org."),
     ];
     assert_eq!(settings, expected);
-    let [grant] = &handler.http[..] else { panic!("{:?}", handler.http) };
+    let [grant, bearer, basic, path, hmac] = &handler.http[..] else { panic!("{:?}", handler.http) };
     assert_eq!(grant.origin.to_string(), "http://127.0.0.1:8081");
     assert_eq!(grant.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>(), ["GET", "PATCH"]);
     assert_eq!(
@@ -137,6 +138,22 @@ fn the_sample_gives_its_values() {
         ["/api/v1/servers/localhost/zones/example.org."]
     );
     assert_eq!(grant.allow_private.iter().map(|range| range.to_string()).collect::<Vec<_>>(), ["127.0.0.1/32"]);
+    let auth = |grant: &Grant| grant.auth.clone().map(|auth| (auth.scheme, auth.secret.to_string()));
+    let header = AuthScheme::Header { header: "x-api-key".into() };
+    assert_eq!(auth(grant), Some((header, "pdns".into())));
+    assert_eq!(auth(bearer), Some((AuthScheme::Bearer, "token".into())));
+    assert_eq!(auth(basic), Some((AuthScheme::Basic { user: "web".into() }, "token".into())));
+    assert_eq!(auth(path), Some((AuthScheme::Path, "token".into())));
+    assert_eq!(path.paths[0].to_string(), "/bot{secret}/sendMessage");
+    let signed = AuthScheme::HmacSha256Header { header: "x-hub-signature-256".into() };
+    assert_eq!(auth(hmac), Some((signed, "hook".into())));
+    let places: Vec<_> = config.secrets.iter().map(|(name, place)| format!("{name}: {place}")).collect();
+    let expected = [
+        "hook: the credential hook",
+        "pdns: the file /etc/picored/pdns.key",
+        "token: the environment variable CHAT_TOKEN",
+    ];
+    assert_eq!(places, expected);
 }
 
 #[test]
@@ -179,6 +196,13 @@ fn remedies_name_what_was_meant() {
         ("publish.toml", "write the address as 203.0.113.5"),
         ("check-url.toml", "write \"http://127.0.0.1:8080/health\""),
         ("grant-allow.toml", "allow_private = [\"127.0.0.1/32\"]"),
+        ("secrets.toml", "{ credential = \"NAME\" }"),
+        ("auth-secret.toml", "did you mean `pdns`?"),
+        ("auth-secret-none.toml", "[secrets] pdns = { file = \"/etc/picored/pdns\" }"),
+        ("auth-scheme.toml", "did you mean `bearer`?"),
+        ("auth-header.toml", "add header = \"X-API-Key\""),
+        ("auth-path.toml", "add auth = { scheme = \"path\""),
+        ("auth-plaintext.toml", "add allow_plaintext = true"),
         ("grant-lists.toml", "write \"10.0.0.0/8\""),
     ];
     let configs = configs("invalid");

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use picored_core::config::Config;
 use picored_core::policy::{
     Cidr, Grant, Host, Method, Origin, PathPrefix, RefusalKind, Target, allowed_addresses, check, closed_range,
-    forbidden_request_header,
+    forbidden_request_header, path_with_secret, same_header,
 };
 
 fn grant(origin: &str, methods: &[&str], paths: &[&str], allow_private: &[&str]) -> Grant {
@@ -14,6 +14,7 @@ fn grant(origin: &str, methods: &[&str], paths: &[&str], allow_private: &[&str])
         origin: origin.parse().expect("a sound grant"),
         methods: methods.iter().map(|text| text.parse().expect("a sound grant")).collect(),
         paths: paths.iter().map(|text| text.parse().expect("a sound grant")).collect(),
+        auth: None,
         allow_private: allow_private.iter().map(|text| text.parse().expect("a sound grant")).collect(),
     }
 }
@@ -397,4 +398,28 @@ fn headers_of_the_host_are_its_own() {
     {
         assert!(!forbidden_request_header(name), "{name:?}");
     }
+}
+
+#[test]
+fn a_secret_in_a_path_stays_in_its_segment() {
+    let grants = [grant("https://chat.example", &["POST"], &["/bot{secret}/send"], &[])];
+    let send = |path: &str, secret: &str| {
+        let target = Target::canonical(&format!("https://chat.example{path}")).expect("a sound URL");
+        check(&grants, "POST", &target).map(|_| path_with_secret(&target, secret.as_bytes()))
+    };
+    for path in ["/bot{secret}/send", "/bot%7Bsecret%7D/send", "/bot%7bs%65cret%7d/./send", "/x/../bot{secret}/send"] {
+        assert_eq!(send(path, "12:abc-_.~XYZ").unwrap().unwrap(), "/bot12%3Aabc-_.~XYZ/send", "{path}");
+    }
+    let hostile = send("/bot{secret}/send?q={secret}", "../a/?b#c%2f").unwrap().unwrap();
+    assert_eq!(hostile, "/bot..%2Fa%2F%3Fb%23c%252f/send?q={secret}");
+    assert!(send("/bot{secret}/send/{secret}", "x").unwrap().is_err(), "a second one");
+    for path in ["/bot/send", "/bot{secret}x/send", "/bot{Secret}/send", "/bot12:abc/send", "/bot{secret}/other"] {
+        assert!(send(path, "12:abc").is_err(), "{path}");
+    }
+}
+
+#[test]
+fn header_names_are_compared_as_the_most_careless_server_does() {
+    assert!(same_header("X-API-Key", "x_api-KEY") && same_header("a", "A"));
+    assert!(!same_header("X-API-Key", "X-API-Keys") && !same_header("xapikey", "x-api-key"));
 }

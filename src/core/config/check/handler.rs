@@ -10,6 +10,7 @@ use super::super::error::{Findings, Reported, all};
 use super::super::raw::{Table, Text, did_you_mean, wrong_type};
 use super::super::{Handler, MAX_CONFIG_KEYS, MAX_CONFIG_VALUE_LEN, MAX_GRANTS, Source};
 use super::at_most;
+use super::secret::{Secrets, auth};
 use super::value::{duration, name, parse_name, parse_path};
 use crate::event::EventKind;
 use crate::name::AppName;
@@ -17,7 +18,7 @@ use crate::policy::{Cidr, Grant, GrantError, Host, HostPattern, Origin, closed_r
 
 pub(super) const KEYS: [&str; 9] =
     ["name", "source", "on", "apps", "run_on", "reconcile_every", "timeout", "config", "http"];
-const GRANT_KEYS: [&str; 4] = ["allow", "methods", "paths", "allow_private"];
+const GRANT_KEYS: [&str; 5] = ["allow", "methods", "paths", "allow_private", "auth"];
 
 /// Longest key of `[handler.config]`, in bytes.
 const MAX_CONFIG_KEY_LEN: usize = 128;
@@ -25,7 +26,7 @@ const MAX_CONFIG_KEY_LEN: usize = 128;
 const MAX_SOURCE_PATH: usize = 4095;
 
 /// One handler.
-pub(super) fn handler(table: &Table<'_>, findings: &mut Findings) -> Result<Handler, Reported> {
+pub(super) fn handler(table: &Table<'_>, secrets: &Secrets<'_>, findings: &mut Findings) -> Result<Handler, Reported> {
     let seconds = Duration::from_secs;
     let name = name(table, "name", "\"dns\"", findings);
     let source =
@@ -39,7 +40,7 @@ pub(super) fn handler(table: &Table<'_>, findings: &mut Findings) -> Result<Hand
     let config = config(table, findings);
     let http = table.tables("http", "[[handler.http]]", &GRANT_KEYS, findings).and_then(|tables| {
         at_most(MAX_GRANTS, "[[handler.http]] of one handler", tables.iter().map(Table::place), findings)?;
-        all(tables.iter().map(|table| grant(table, findings)))
+        all(tables.iter().map(|table| grant(table, secrets, findings)))
     });
     run_on?;
     Ok(Handler {
@@ -157,13 +158,15 @@ fn config(handler: &Table<'_>, findings: &mut Findings) -> Result<BTreeMap<Strin
     .map(|pairs| pairs.into_iter().collect())
 }
 
-fn grant(table: &Table<'_>, findings: &mut Findings) -> Result<Grant, Reported> {
+fn grant(table: &Table<'_>, secrets: &Secrets<'_>, findings: &mut Findings) -> Result<Grant, Reported> {
     let origin: Result<Origin, Reported> =
         table.required("allow", "\"https://api.example.org\"", findings).and_then(|text| part(&text, findings));
     let methods = parts(table, "methods", &["GET"], findings);
     let paths = parts(table, "paths", &["/"], findings);
     let allow_private = parts(table, "allow_private", &[], findings);
-    let grant = Grant { origin: origin?, methods: methods?, paths: paths?, allow_private: allow_private? };
+    let (origin, paths) = (origin?, paths?);
+    let auth = auth(table, &origin, &paths, secrets, findings);
+    let grant = Grant { origin, methods: methods?, paths, allow_private: allow_private?, auth: auth? };
     if let HostPattern::Exact(Host::Address(address)) = grant.origin.host
         && let Some(range) = closed_range(address)
         && !grant.opens(address)

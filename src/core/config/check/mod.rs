@@ -5,6 +5,7 @@
 
 mod app;
 mod handler;
+mod secret;
 mod value;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ pub(super) fn config(text: &str, findings: &mut Findings) -> Result<Config, Repo
         return Err(findings.report(0..0, message, "is this the right file?"));
     }
     let document = document(text, findings)?;
-    let root = Table::root(&document, &["node", "cluster", "app", "handler", "metrics"], findings);
+    let root = Table::root(&document, &["node", "cluster", "app", "handler", "metrics", "secrets"], findings);
 
     let node_table = section(&root, "node", "[node]", &NODE_KEYS, "name = \"web1\"", findings);
     let cluster_table = section(&root, "cluster", "[cluster]", &CLUSTER_KEYS, "name = \"example\"", findings);
@@ -51,13 +52,21 @@ pub(super) fn config(text: &str, findings: &mut Findings) -> Result<Config, Repo
         unique("apps", &tables, findings);
         app::apps(&tables, findings)
     });
+    let secrets = secret::secrets(&root, findings);
     let handlers = root.tables("handler", "[[handler]]", &handler::KEYS, findings).and_then(|tables| {
         at_most(MAX_HANDLERS, "[[handler]]", tables.iter().map(Table::place), findings)?;
         unique("handlers", &tables, findings);
-        all(tables.iter().map(|table| handler::handler(table, findings)))
+        all(tables.iter().map(|table| handler::handler(table, &secrets, findings)))
     });
     let metrics = metrics(&root, findings);
-    Ok(Config { node: node?, cluster: cluster?, apps: apps?, handlers: handlers?, metrics: metrics? })
+    Ok(Config {
+        node: node?,
+        cluster: cluster?,
+        apps: apps?,
+        handlers: handlers?,
+        metrics: metrics?,
+        secrets: secrets.sources?,
+    })
 }
 
 /// Where metrics are served over TCP. The section has one key, so it makes no sense without.
