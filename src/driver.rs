@@ -1,25 +1,30 @@
 //! The one loop: sole owner of the [`Node`], the only one who reads the clock for it.
 //!
-//! Datagrams, ends of tasks, signals and the clock go in; what comes out is sent, started as a task, or logged. Readers
-//! get a snapshot through a watch channel. Made and run by the daemon.
+//! Datagrams, ends of tasks, commands, signals and the clock go in; what comes out is sent, started as a task, or logged.
+//! Readers get a snapshot through a watch channel. Made and run by the daemon.
 
-use std::collections::HashMap;
+mod handlers;
+mod versions;
+mod watch;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::StatusCode;
 use picored_core::config::{App, Handler, Seed};
-use picored_core::event::{RunEnd, StopReason};
+use picored_core::digest::Digest;
 use picored_core::name::HandlerName;
-use picored_core::node::{Input, Invocation, Node, Output};
+use picored_core::node::{Input, Node, Output};
 use picored_core::status::Status;
 use picored_core::time::{Instant, Now, Wall};
-use tokio::sync::{Mutex, mpsc, watch};
+use picored_core::versions::Takeover;
+use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 
-use crate::admin::{Change, Command, Refusal};
-use crate::handler::{Host, LoadError, Loaded};
+use self::handlers::Handlers;
+use self::versions::{Found, Version};
+use crate::admin::{Answer, Command, Refusal};
+use crate::handler::Host;
 use crate::metrics::Metrics;
 use crate::net::Socket;
 use crate::notices;
@@ -27,7 +32,7 @@ use crate::store::StateDir;
 use crate::{check, signals};
 
 /// Ends of tasks that wait to be taken in. Each task has one at most, so this bounds nothing but a burst.
-const INPUTS: usize = 256;
+const REPORTS: usize = 256;
 /// So many datagrams are taken in before the rest gets its turn.
 const DATAGRAMS_AT_ONCE: usize = 64;
 /// A resolver that does not answer must not hold a name's next lookup up.
@@ -61,22 +66,21 @@ pub fn wall() -> Wall {
     Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A handler of the config: loaded when it is first needed, and again when that failed.
-struct Slot {
-    config: Handler,
-    loaded: Mutex<Option<Arc<Loaded>>>,
-}
-
-impl Slot {
-    async fn load(&self, host: &Host) -> Result<Arc<Loaded>, LoadError> {
-        let mut loaded = self.loaded.lock().await;
-        if let Some(loaded) = &*loaded {
-            return Ok(loaded.clone());
-        }
-        let fresh = host.load(&self.config).await?;
-        *loaded = Some(fresh.clone());
-        Ok(fresh)
-    }
+/// How a task has ended.
+enum Report {
+    /// With something that the node has to know.
+    Node(Input),
+    /// With a first version of a handler, or why there is none; and what its source holds, if that is known.
+    Loaded { handler: HandlerName, source: Option<Digest>, version: Result<Version, String> },
+    /// With another version of a handler, if there is any; `reply` waits to hear of it.
+    Prepared {
+        handler: HandlerName,
+        takeover: Takeover,
+        found: Result<Option<Found>, Refusal>,
+        reply: Option<oneshot::Sender<Answer>>,
+    },
+    /// A watched file is another now; `taken` waits to hear whether anybody looks.
+    FileChanged { handler: HandlerName, taken: oneshot::Sender<bool> },
 }
 
 /// What the driver needs beside the node.
@@ -94,7 +98,7 @@ pub struct Parts {
     /// The handlers.
     pub handlers: Vec<Handler>,
     /// For the admin socket.
-    pub status: watch::Sender<Arc<Status>>,
+    pub status: watch_channel::Sender<Arc<Status>>,
     /// Where times are collected.
     pub metrics: Metrics,
     /// From the admin socket.
@@ -106,16 +110,15 @@ pub struct Driver {
     node: Node,
     clock: Clock,
     socket: Socket,
-    host: Host,
     state: StateDir,
     seeds: Vec<Seed>,
     apps: Vec<App>,
-    slots: HashMap<HandlerName, Arc<Slot>>,
-    status: watch::Sender<Arc<Status>>,
+    handlers: Handlers,
+    status: watch_channel::Sender<Arc<Status>>,
     status_at: Instant,
     metrics: Metrics,
     commands: mpsc::Receiver<Command>,
-    inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     ended: Option<anyhow::Result<()>>,
 }
 
@@ -123,21 +126,21 @@ impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
         let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands } = parts;
-        let slot = |config: Handler| (config.name.clone(), Arc::new(Slot { config, loaded: Mutex::default() }));
+        let reports = mpsc::channel(REPORTS);
+        let handlers = Handlers::new(host, &state, handlers, metrics.clone(), reports.0.clone());
         Self {
             node,
             clock,
             socket,
-            host,
             state,
             seeds,
             apps,
-            slots: handlers.into_iter().map(slot).collect(),
+            handlers,
             status,
             status_at: Instant::default(),
             metrics,
             commands,
-            inputs: mpsc::channel(INPUTS),
+            reports,
             ended: None,
         }
     }
@@ -147,7 +150,7 @@ impl Driver {
     /// # Errors
     /// If the node's name is another's, or the socket fails for good.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        self.load_handlers();
+        self.handlers.start();
         let mut stop = signals::Stop::new()?;
         let mut told_to_stop = 0;
         loop {
@@ -167,8 +170,14 @@ impl Driver {
                     readable?;
                     self.take_datagrams();
                 }
-                Some(input) = self.inputs.1.recv() => self.node.handle(self.clock.now(), input),
-                Some(command) = self.commands.recv() => self.command(command),
+                Some(report) = self.reports.1.recv() => {
+                    let news = self.handlers.take(report);
+                    self.tell(news);
+                }
+                Some(command) = self.commands.recv() => {
+                    let news = self.handlers.command(command);
+                    self.tell(news);
+                }
                 () = sleep => {
                     // What has come in counts before what is overdue: after a stall the refutal of a suspicion may lie
                     // in the socket while its deadline has passed.
@@ -210,7 +219,8 @@ impl Driver {
                 }
                 Output::Resolve { seed } => self.resolve(seed),
                 Output::Check { app } => self.check(app),
-                Output::Invoke(run) => self.invoke(*run),
+                Output::Invoke(run) => self.handlers.invoke(*run),
+                Output::RollBack { handler } => self.handlers.roll_back(&handler),
                 Output::RaiseGeneration(generation) => {
                     if let Err(error) = self.state.raise_generation(generation) {
                         tracing::error!(%error, "the generation cannot be kept");
@@ -232,27 +242,15 @@ impl Driver {
         }
     }
 
-    /// Does what the admin socket was told.
-    fn command(&self, Command { change, reply }: Command) {
-        let answer = match change {
-            Change::Upgrade { handler, .. } | Change::Rollback { handler } if !self.slots.contains_key(&handler) => {
-                Err(Refusal::new(StatusCode::NOT_FOUND, format!("this node has no handler {handler}")))
-            }
-            Change::Upgrade { .. } | Change::Rollback { .. } => {
-                Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "handlers cannot be changed yet"))
-            }
-        };
-        // Who asked may have gone.
-        let _ = reply.send(answer);
+    fn tell(&mut self, news: Option<Input>) {
+        if let Some(input) = news {
+            self.node.handle(self.clock.now(), input);
+        }
     }
 
     /// Starts a task whose result comes in as an input.
     fn start(&self, task: impl Future<Output = Input> + Send + 'static) {
-        let inputs = self.inputs.0.clone();
-        tokio::spawn(async move {
-            // Only a driver that has ended takes nothing any more.
-            let _ = inputs.send(task.await).await;
-        });
+        handlers::report(&self.reports.0, async { Report::Node(task.await) });
     }
 
     fn resolve(&self, seed: usize) {
@@ -284,55 +282,4 @@ impl Driver {
             Input::CheckDone { app: index, result }
         });
     }
-
-    /// Loads the handlers one after the other, so that none waits for its first event.
-    fn load_handlers(&self) {
-        let (host, inputs) = (self.host.clone(), self.inputs.0.clone());
-        let mut slots: Vec<_> = self.slots.values().cloned().collect();
-        slots.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-        tokio::spawn(async move {
-            for slot in slots {
-                let state = loading(&host, &slot).await.map_or_else(|error| error, |_| "ready".to_owned());
-                let _ = inputs.send(Input::HandlerState { handler: slot.config.name.clone(), state }).await;
-            }
-            // The start is over: what only it needed can go, handlers or none.
-            crate::memory::release();
-        });
-    }
-
-    fn invoke(&self, run: Invocation) {
-        let Some(slot) = self.slots.get(&run.delivery.key.handler).cloned() else { return };
-        let (host, inputs, metrics) = (self.host.clone(), self.inputs.0.clone(), self.metrics.clone());
-        let due = tokio::time::Instant::now();
-        self.start(async move {
-            let Invocation { delivery, snapshot, queued } = run;
-            let id = delivery.id.clone();
-            let was_ready = slot.loaded.lock().await.is_some();
-            let loaded = loading(&host, &slot).await;
-            if !was_ready {
-                let state = loaded.as_ref().map_or_else(Clone::clone, |_| "ready".to_owned());
-                let _ = inputs.send(Input::HandlerState { handler: id.handler.clone(), state }).await;
-            }
-            let waited = queued + due.elapsed();
-            notices::started(&delivery, waited);
-            metrics.run_began(id.handler.as_str(), waited);
-            let begun = tokio::time::Instant::now();
-            let end = match loaded {
-                Ok(loaded) => loaded.run(delivery.event, delivery.attempt, snapshot).await,
-                Err(reason) => RunEnd::Stopped(StopReason::Load, reason),
-            };
-            let took = begun.elapsed();
-            metrics.run_ended(id.handler.as_str(), took);
-            Input::RunDone { id, end, took }
-        });
-    }
-}
-
-/// Loads the handler if it is not loaded yet; why it cannot be, as text.
-async fn loading(host: &Host, slot: &Slot) -> Result<Arc<Loaded>, String> {
-    slot.load(host).await.map_err(|error| {
-        let reason = error.to_string();
-        tracing::error!(target: "picored::handler", handler = %slot.config.name, %reason, "a handler is not ready");
-        reason
-    })
 }

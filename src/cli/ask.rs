@@ -8,7 +8,7 @@ use crate::admin::client::ClientError;
 
 /// Where the daemon is, and what its answer shall look like.
 #[derive(Debug, clap::Args)]
-pub(super) struct Daemon {
+pub(in crate::cli) struct Daemon {
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     #[arg(help = format!("The admin socket of the node to ask [default: {DEFAULT_ADMIN_SOCKET}]"))]
     socket: Option<PathBuf>,
@@ -17,12 +17,15 @@ pub(super) struct Daemon {
     config: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 impl Daemon {
     /// Asks with `question`, which gets the socket's path.
-    pub(super) fn ask<T>(&self, question: impl AsyncFnOnce(PathBuf) -> Result<T, ClientError>) -> anyhow::Result<T> {
+    pub(in crate::cli) fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(PathBuf) -> Result<T, ClientError>,
+    ) -> anyhow::Result<T> {
         let socket = match (&self.socket, &self.config) {
             (Some(socket), _) => socket.clone(),
             (None, Some(config)) => super::config_file::read(config)?.node.admin_socket,

@@ -6,6 +6,7 @@
 mod ask;
 mod check;
 mod config_file;
+mod handler;
 mod keygen;
 mod members;
 mod run;
@@ -46,6 +47,7 @@ enum Verb {
     Keygen(keygen::Args),
     Members(members::Args),
     Status(status::Args),
+    Handler(handler::Args),
     /// Compile a component from standard input to standard output: the daemon's own child process
     #[command(hide = true)]
     CompileComponent,
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Members(args) => members::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Handler(args) => handler::run(&args),
         Verb::CompileComponent => return crate::handler::compile::child_main(),
     };
     done.unwrap_or_else(|error| {

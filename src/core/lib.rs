@@ -11,6 +11,7 @@
 
 pub mod config;
 pub mod contacts;
+pub mod digest;
 pub mod envelope;
 pub mod event;
 pub mod health;
@@ -26,4 +27,5 @@ pub mod record;
 pub mod snapshot;
 pub mod status;
 pub mod time;
+pub mod versions;
 pub mod view;

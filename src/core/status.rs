@@ -58,12 +58,29 @@ pub struct HandlerStatus {
     pub source: String,
     /// `ready`, or why it is not.
     pub state: String,
+    /// The component that it runs: its SHA-256 in hexadecimal digits; none before it could be loaded.
+    pub version: Option<String>,
+    /// Whether a change of its file is enough to replace it: `watch = true`.
+    pub watched: bool,
+    /// How the last upgrade or rollback since the start went.
+    pub upgrade: Option<LastUpgrade>,
     /// Deliveries that wait or run.
     pub pending: usize,
     /// Deliveries that ended, by outcome.
     pub outcomes: std::collections::BTreeMap<String, u64>,
     /// How the last run ended.
     pub last: Option<LastRun>,
+}
+
+/// How an upgrade or a rollback went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUpgrade {
+    /// `upgraded`; `refused`, the old version having stayed; or `rolled-back`, by command or because the new one failed.
+    pub outcome: String,
+    /// Why it was refused or failed; else empty.
+    pub reason: String,
+    /// When: RFC 3339, UTC.
+    pub time: String,
 }
 
 /// How a run ended.

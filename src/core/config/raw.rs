@@ -146,6 +146,15 @@ impl<'t> Table<'t> {
         }
     }
 
+    /// The truth at `key`.
+    pub(super) fn boolean(&self, key: &str, findings: &mut Findings) -> Result<Option<Spanned<bool>>, Reported> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.get_ref().as_bool() {
+            Some(truth) => Ok(Some(Spanned::new(value.span(), truth))),
+            None => Err(wrong_type(key, value, "true or false", &format!("write {key} = true"), findings)),
+        }
+    }
+
     /// The list of texts at `key`.
     pub(super) fn texts(&self, key: &str, findings: &mut Findings) -> Result<Option<Vec<Text<'t>>>, Reported> {
         let Some(value) = self.get(key) else { return Ok(None) };

@@ -11,6 +11,7 @@ mod leave;
 mod status;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::config::{App, Handler, Profile, Seed};
 use crate::contacts::{Contacts, Opened};
+use crate::digest::Digest;
 use crate::envelope::{self, Cluster, ClusterKey, MAX_DATAGRAM, Refusal, Sealer};
 use crate::event::{DeliveryId, Event, RunEnd};
 use crate::health::Health;
@@ -33,8 +35,9 @@ use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::plan::Plan;
 use crate::record::{AppRecord, AppState, HandlerTag, MAX_RECORD, Record, Records};
 use crate::snapshot::Snapshot;
-use crate::status::LastRun;
+use crate::status::{LastRun, LastUpgrade};
 use crate::time::{Instant, Now, TimerQueue};
+use crate::versions::{Takeover, Versions};
 use crate::view::View;
 
 /// What a message's own tag and length add to a packet of foca's.
@@ -112,13 +115,31 @@ pub enum Input {
         end: RunEnd,
         /// After how long.
         took: Duration,
+        /// Of which version; none if none could be loaded.
+        version: Option<Digest>,
     },
-    /// A handler was loaded, or could not be: `ready`, or why it is not.
+    /// A handler cannot be loaded.
     HandlerState {
         /// Which.
         handler: HandlerName,
-        /// What to show.
+        /// Why, to be shown.
         state: String,
+    },
+    /// A version of a handler takes over: every run that starts from now on is its.
+    HandlerReady {
+        /// Which handler.
+        handler: HandlerName,
+        /// Which version.
+        version: Digest,
+        /// How it comes.
+        takeover: Takeover,
+    },
+    /// A new version of a handler cannot be used; the old one stays.
+    UpgradeRefused {
+        /// Which handler.
+        handler: HandlerName,
+        /// Why.
+        reason: String,
     },
     /// Leave the cluster. [`Output::Left`] follows when all members know, or at the latest after three seconds.
     Leave,
@@ -146,6 +167,12 @@ pub enum Output {
     },
     /// Run a handler, and answer with [`Input::RunDone`].
     Invoke(Box<Invocation>),
+    /// The version of this handler that took over last has failed: the one before runs again, from the next
+    /// [`Output::Invoke`] on.
+    RollBack {
+        /// Which handler.
+        handler: HandlerName,
+    },
     /// This generation is in use: the next start's boot must be higher.
     RaiseGeneration(u64),
     /// Something that a person may want to know.
@@ -195,6 +222,35 @@ pub enum Notice {
         /// How long the run took.
         took: Duration,
     },
+    /// Another version of a handler runs from now on.
+    Takeover {
+        /// Which handler.
+        handler: HandlerName,
+        /// How it comes.
+        takeover: Takeover,
+        /// Which version.
+        version: Digest,
+        /// The one until now.
+        before: Option<Digest>,
+    },
+    /// A new version of a handler failed, and the one before runs again.
+    RolledBack {
+        /// Which handler.
+        handler: HandlerName,
+        /// The one that runs.
+        version: Digest,
+        /// The one that failed.
+        failed: Digest,
+        /// How its last run ended.
+        reason: String,
+    },
+    /// A new version of a handler cannot be used.
+    UpgradeRefused {
+        /// Which handler.
+        handler: HandlerName,
+        /// Why.
+        reason: String,
+    },
     /// Nothing is up for an application: the last set stays published.
     Held {
         /// Which.
@@ -237,6 +293,8 @@ struct HandlerBook {
     state: String,
     outcomes: BTreeMap<&'static str, u64>,
     last: Option<LastRun>,
+    versions: Versions,
+    upgrade: Option<LastUpgrade>,
 }
 
 /// One node.
@@ -330,12 +388,14 @@ impl Node {
             Input::Datagram { from, data } => self.on_datagram(now, from, &data),
             Input::Resolved { seed, addresses } => self.on_resolved(now.at, seed, addresses),
             Input::CheckDone { app, result } => self.on_check_done(now.at, app, result),
-            Input::RunDone { id, end, took } => self.on_run_done(now, &id, end, took),
+            Input::RunDone { id, end, took, version } => self.on_run_done(now, &id, end, took, version),
             Input::HandlerState { handler, state } => {
                 if let Some(book) = self.books.get_mut(&handler) {
                     book.state = state;
                 }
             }
+            Input::HandlerReady { handler, version, takeover } => self.on_ready(now, &handler, version, takeover),
+            Input::UpgradeRefused { handler, reason } => self.on_upgrade_refused(now, handler, reason),
             Input::Leave => self.leave(now.at),
         }
         self.settle(now);

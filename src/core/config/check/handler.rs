@@ -15,8 +15,8 @@ use crate::event::EventKind;
 use crate::name::AppName;
 use crate::policy::{Cidr, Grant, GrantError, Host, HostPattern, Origin, closed_range, quoted};
 
-pub(super) const KEYS: [&str; 9] =
-    ["name", "source", "on", "apps", "run_on", "reconcile_every", "timeout", "config", "http"];
+pub(super) const KEYS: [&str; 10] =
+    ["name", "source", "watch", "on", "apps", "run_on", "reconcile_every", "timeout", "config", "http"];
 const GRANT_KEYS: [&str; 4] = ["allow", "methods", "paths", "allow_private"];
 
 /// Longest key of `[handler.config]`, in bytes.
@@ -30,6 +30,7 @@ pub(super) fn handler(table: &Table<'_>, findings: &mut Findings) -> Result<Hand
     let name = name(table, "name", "\"dns\"", findings);
     let source =
         table.required("source", "\"builtin:dns-powerdns\"", findings).and_then(|text| source(&text, findings));
+    let watch = watch(table, source.as_ref().ok(), findings);
     let on = on(table, findings);
     let apps = apps(table, findings);
     let run_on = run_on(table, findings);
@@ -45,6 +46,7 @@ pub(super) fn handler(table: &Table<'_>, findings: &mut Findings) -> Result<Hand
     Ok(Handler {
         name: name?,
         source: source?,
+        watch: watch?,
         on: on?,
         apps: apps?,
         reconcile_every: reconcile_every?,
@@ -69,6 +71,17 @@ fn source(text: &Text<'_>, findings: &mut Findings) -> Result<Source, Reported> 
             let message = format!("`source` says neither builtin: nor file: in \"{}\"", quoted(written));
             Err(findings.report(text.span(), message, FORM))
         }
+    }
+}
+
+/// Whether its file is watched.
+fn watch(table: &Table<'_>, source: Option<&Source>, findings: &mut Findings) -> Result<bool, Reported> {
+    match (table.boolean("watch", findings)?, source) {
+        (Some(watch), Some(Source::Builtin(_))) if *watch.get_ref() => {
+            let message = "`watch` is for handlers from a file: this one is inside the binary";
+            Err(findings.report(watch.span(), message, "leave `watch` out, or write source = \"file:...\""))
+        }
+        (watch, _) => Ok(watch.is_some_and(|watch| *watch.get_ref())),
     }
 }
 

@@ -1,0 +1,40 @@
+//! `picored handler`: what concerns one handler or all of them; a verb is a file here too.
+
+mod rollback;
+mod upgrade;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::admin::HandlerChange;
+
+/// Look at handlers and components
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Upgrade(upgrade::Args),
+    Rollback(rollback::Args),
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.verb {
+        Verb::Upgrade(args) => upgrade::run(args),
+        Verb::Rollback(args) => rollback::run(args),
+    }
+}
+
+/// What runs now, in a line.
+fn changed(change: &HandlerChange) -> String {
+    let HandlerChange { handler, version, before } = change;
+    match before {
+        Some(before) if before == version => format!("{handler} runs {version} already\n"),
+        Some(before) => format!("{handler} runs {version}, until now {before}\n"),
+        None => format!("{handler} runs {version}, until now nothing\n"),
+    }
+}
