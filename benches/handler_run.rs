@@ -90,6 +90,7 @@ fn handler() -> Handler {
         source: Source::File(fixture),
         on: vec![EventKind::Reconcile],
         apps: Vec::new(),
+        watch: false,
         reconcile_every: Duration::from_secs(60),
         timeout: Duration::from_secs(30),
         config: BTreeMap::new(),

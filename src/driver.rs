@@ -1,7 +1,12 @@
 //! The one loop: sole owner of the [`Node`], the only one who reads the clock for it.
 //!
-//! Datagrams, ends of tasks, signals and the clock go in; what comes out is sent, started as a task, or logged. Readers
-//! get a snapshot through a watch channel. Made and run by the daemon.
+//! Datagrams, ends of tasks, commands, signals and the clock go in; what comes out is sent, started as a task, or logged.
+//! Readers get a snapshot through a watch channel. Made and run by the daemon.
+
+mod handlers;
+mod manual;
+mod versions;
+mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,18 +14,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::StatusCode;
 use picored_core::config::{App, Handler, Seed};
-use picored_core::event::{DeliveryId, EventKind, RunEnd, StopReason};
-use picored_core::name::{AppName, HandlerName};
-use picored_core::node::{Input, Invocation, ManualError, Node, Notice, Output};
+use picored_core::digest::Digest;
+use picored_core::event::DeliveryId;
+use picored_core::name::HandlerName;
+use picored_core::node::{Input, Node, Output};
 use picored_core::status::Status;
 use picored_core::time::{Instant, Now, Wall};
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
+use picored_core::versions::Takeover;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch as watch_channel};
 
-use crate::admin::{self, Answer, Change, Command, Refusal};
+use self::handlers::Handlers;
+use self::versions::{Found, Version};
+use crate::admin::{Answer, Change, Command, Refusal};
 use crate::events::Events;
-use crate::handler::{self, Host, LoadError, Loaded};
+use crate::handler::Host;
 use crate::metrics::Metrics;
 use crate::net::Socket;
 use crate::notices;
@@ -28,7 +36,7 @@ use crate::store::StateDir;
 use crate::{check, signals};
 
 /// Ends of tasks that wait to be taken in. Each task has one at most, so this bounds nothing but a burst.
-const INPUTS: usize = 256;
+const REPORTS: usize = 256;
 /// So many datagrams are taken in before the rest gets its turn.
 const DATAGRAMS_AT_ONCE: usize = 64;
 /// A resolver that does not answer must not hold a name's next lookup up.
@@ -62,22 +70,21 @@ pub fn wall() -> Wall {
     Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A handler of the config: loaded when it is first needed, and again when that failed.
-struct Slot {
-    config: Handler,
-    loaded: Mutex<Option<Arc<Loaded>>>,
-}
-
-impl Slot {
-    async fn load(&self, host: &Host) -> Result<Arc<Loaded>, LoadError> {
-        let mut loaded = self.loaded.lock().await;
-        if let Some(loaded) = &*loaded {
-            return Ok(loaded.clone());
-        }
-        let fresh = host.load(&self.config).await?;
-        *loaded = Some(fresh.clone());
-        Ok(fresh)
-    }
+/// How a task has ended.
+enum Report {
+    /// With something that the node has to know.
+    Node(Input),
+    /// With a first version of a handler, or why there is none; and what its source holds, if that is known.
+    Loaded { handler: HandlerName, source: Option<Digest>, version: Result<Version, String> },
+    /// With another version of a handler, if there is any; `reply` waits to hear of it.
+    Prepared {
+        handler: HandlerName,
+        takeover: Takeover,
+        found: Result<Option<Found>, Refusal>,
+        reply: Option<oneshot::Sender<Answer>>,
+    },
+    /// A watched file is another now; `taken` waits to hear whether anybody looks.
+    FileChanged { handler: HandlerName, taken: oneshot::Sender<bool> },
 }
 
 /// What the driver needs beside the node.
@@ -95,7 +102,7 @@ pub struct Parts {
     /// The handlers.
     pub handlers: Vec<Handler>,
     /// For the admin socket.
-    pub status: watch::Sender<Arc<Status>>,
+    pub status: watch_channel::Sender<Arc<Status>>,
     /// Where times are collected.
     pub metrics: Metrics,
     /// From the admin socket.
@@ -109,12 +116,11 @@ pub struct Driver {
     node: Node,
     clock: Clock,
     socket: Socket,
-    host: Host,
     state: StateDir,
     seeds: Vec<Seed>,
     apps: Vec<App>,
-    slots: HashMap<HandlerName, Arc<Slot>>,
-    status: watch::Sender<Arc<Status>>,
+    handlers: Handlers,
+    status: watch_channel::Sender<Arc<Status>>,
     status_at: Instant,
     metrics: Metrics,
     commands: mpsc::Receiver<Command>,
@@ -123,7 +129,7 @@ pub struct Driver {
     asked: HashMap<DeliveryId, oneshot::Sender<Answer>>,
     /// One dry run at a time.
     dry_runs: Arc<Semaphore>,
-    inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     ended: Option<anyhow::Result<()>>,
 }
 
@@ -131,16 +137,16 @@ impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
         let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands, events } = parts;
-        let slot = |config: Handler| (config.name.clone(), Arc::new(Slot { config, loaded: Mutex::default() }));
+        let reports = mpsc::channel(REPORTS);
+        let handlers = Handlers::new(host, &state, handlers, metrics.clone(), reports.0.clone());
         Self {
             node,
             clock,
             socket,
-            host,
             state,
             seeds,
             apps,
-            slots: handlers.into_iter().map(slot).collect(),
+            handlers,
             status,
             status_at: Instant::default(),
             metrics,
@@ -148,7 +154,7 @@ impl Driver {
             events,
             asked: HashMap::new(),
             dry_runs: Arc::new(Semaphore::new(1)),
-            inputs: mpsc::channel(INPUTS),
+            reports,
             ended: None,
         }
     }
@@ -158,7 +164,7 @@ impl Driver {
     /// # Errors
     /// If the node's name is another's, or the socket fails for good.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        self.load_handlers();
+        self.handlers.start();
         let mut stop = signals::Stop::new()?;
         let mut told_to_stop = 0;
         loop {
@@ -178,7 +184,10 @@ impl Driver {
                     readable?;
                     self.take_datagrams();
                 }
-                Some(input) = self.inputs.1.recv() => self.node.handle(self.clock.now(), input),
+                Some(report) = self.reports.1.recv() => {
+                    let news = self.handlers.take(report);
+                    self.tell(news);
+                }
                 Some(command) = self.commands.recv() => self.command(command),
                 () = sleep => {
                     // What has come in counts before what is overdue: after a stall the refutal of a suspicion may lie
@@ -221,7 +230,11 @@ impl Driver {
                 }
                 Output::Resolve { seed } => self.resolve(seed),
                 Output::Check { app } => self.check(app),
-                Output::Invoke(run) => self.invoke(*run),
+                Output::Invoke(run) => self.handlers.invoke(*run),
+                Output::RollBack { handler } => {
+                    self.handlers.roll_back(&handler);
+                    self.tell_asks(handler);
+                }
                 Output::RaiseGeneration(generation) => {
                     if let Err(error) = self.state.raise_generation(generation) {
                         tracing::error!(%error, "the generation cannot be kept");
@@ -245,88 +258,47 @@ impl Driver {
         }
     }
 
+    fn tell(&mut self, news: Option<Input>) {
+        let Some(input) = news else { return };
+        let ready = match &input {
+            Input::HandlerReady { handler, .. } => Some(handler.clone()),
+            _ => None,
+        };
+        self.node.handle(self.clock.now(), input);
+        if let Some(handler) = ready {
+            self.tell_asks(handler);
+        }
+    }
+
+    /// What the version that runs now asks for and is not granted.
+    fn tell_asks(&mut self, handler: HandlerName) {
+        let missing = self.handlers.current(&handler).map(|loaded| loaded.missing()).unwrap_or_default();
+        for ask in &missing {
+            tracing::warn!(target: "picored::handler", %handler, ask = ask.ask, remedy = ask.remedy, "is not granted");
+        }
+        self.node.handle(self.clock.now(), Input::HandlerAsks { handler, missing });
+    }
+
     /// Does what the admin socket was told.
     fn command(&mut self, Command { change, reply }: Command) {
-        let answer = match change {
-            Change::Upgrade { handler, .. } | Change::Rollback { handler } if !self.slots.contains_key(&handler) => {
-                Err(Refusal::new(StatusCode::NOT_FOUND, format!("this node has no handler {handler}")))
+        match change {
+            Change::Run { handler, event, app, dry_run } => {
+                self.run_by_hand(&handler, event, app.as_ref(), dry_run, reply);
             }
-            Change::Upgrade { .. } | Change::Rollback { .. } => {
-                Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "handlers cannot be changed yet"))
+            Change::Upgrade { handler, component } => {
+                let news = self.handlers.change(handler, Some(component), reply);
+                self.tell(news);
             }
-            Change::Run { handler, event, app, dry_run: true } => {
-                return self.dry_run(&handler, event, app.as_ref(), reply);
+            Change::Rollback { handler } => {
+                let news = self.handlers.change(handler, None, reply);
+                self.tell(news);
             }
-            Change::Run { handler, event, app, dry_run: false } => {
-                match self.node.run_now(self.clock.now(), &handler, event, app.as_ref()) {
-                    Ok(delivery) => return drop(self.asked.insert(delivery, reply)),
-                    Err(error) => Err(not_run(&error)),
-                }
-            }
-        };
-        // Who asked may have gone.
-        let _ = reply.send(answer);
-    }
-
-    /// Tells who asked for a delivery how it ended.
-    fn answer_asked(&mut self, notice: &Notice) {
-        let Notice::Ended { delivery, outcome, end, took } = notice else { return };
-        let Some(reply) = self.asked.remove(&delivery.id) else { return };
-        let run = admin::HandlerRun {
-            handler: delivery.key.handler.to_string(),
-            event: delivery.event.kind.to_string(),
-            scope: delivery.key.scope().to_owned(),
-            outcome: Some(outcome.as_str().to_owned()),
-            ..run_end(end.as_ref(), *took)
-        };
-        let _ = reply.send(Ok(json(&run)));
-    }
-
-    /// Runs a handler beside the line, which is sound as long as nothing of it gets out that writes.
-    fn dry_run(
-        &mut self,
-        handler: &HandlerName,
-        kind: EventKind,
-        app: Option<&AppName>,
-        reply: oneshot::Sender<Answer>,
-    ) {
-        let prepared = self.node.dry_run(self.clock.now(), handler, kind, app);
-        let prepared = prepared.map_err(|error| not_run(&error)).and_then(|(event, snapshot)| {
-            let place = self.dry_runs.clone().try_acquire_owned();
-            let place = place.map_err(|_| Refusal::new(StatusCode::CONFLICT, "another dry run is under way"))?;
-            Ok((event, snapshot, place, self.slots[handler].clone()))
-        });
-        let (event, snapshot, place, slot) = match prepared {
-            Ok(prepared) => prepared,
-            Err(refusal) => return drop(reply.send(Err(refusal))),
-        };
-        let host = self.host.clone();
-        tokio::spawn(async move {
-            let _place = place;
-            let begun = tokio::time::Instant::now();
-            let scope = event.app.as_ref().map_or_else(|| slot.config.name.to_string(), ToString::to_string);
-            let (end, requests) = match loading(&host, &slot).await {
-                Ok(loaded) => loaded.dry_run(event, snapshot).await,
-                Err(reason) => (RunEnd::Stopped(StopReason::Load, reason), Vec::new()),
-            };
-            let run = admin::HandlerRun {
-                handler: slot.config.name.to_string(),
-                event: kind.to_string(),
-                scope,
-                requests: requests.into_iter().map(recorded).collect(),
-                ..run_end(Some(&end), begun.elapsed())
-            };
-            let _ = reply.send(Ok(json(&run)));
-        });
+        }
     }
 
     /// Starts a task whose result comes in as an input.
     fn start(&self, task: impl Future<Output = Input> + Send + 'static) {
-        let inputs = self.inputs.0.clone();
-        tokio::spawn(async move {
-            // Only a driver that has ended takes nothing any more.
-            let _ = inputs.send(task.await).await;
-        });
+        handlers::report(&self.reports.0, async { Report::Node(task.await) });
     }
 
     fn resolve(&self, seed: usize) {
@@ -358,97 +330,4 @@ impl Driver {
             Input::CheckDone { app: index, result }
         });
     }
-
-    /// Loads the handlers one after the other, so that none waits for its first event.
-    fn load_handlers(&self) {
-        let (host, inputs) = (self.host.clone(), self.inputs.0.clone());
-        let mut slots: Vec<_> = self.slots.values().cloned().collect();
-        slots.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-        tokio::spawn(async move {
-            for slot in slots {
-                let loaded = loading(&host, &slot).await;
-                for input in loaded_inputs(&slot.config.name, &loaded) {
-                    let _ = inputs.send(input).await;
-                }
-            }
-            // The start is over: what only it needed can go, handlers or none.
-            crate::memory::release();
-        });
-    }
-
-    fn invoke(&self, run: Invocation) {
-        let Some(slot) = self.slots.get(&run.delivery.key.handler).cloned() else { return };
-        let (host, inputs, metrics) = (self.host.clone(), self.inputs.0.clone(), self.metrics.clone());
-        let due = tokio::time::Instant::now();
-        self.start(async move {
-            let Invocation { delivery, snapshot, queued } = run;
-            let id = delivery.id.clone();
-            let was_ready = slot.loaded.lock().await.is_some();
-            let loaded = loading(&host, &slot).await;
-            if !was_ready {
-                for input in loaded_inputs(&id.handler, &loaded) {
-                    let _ = inputs.send(input).await;
-                }
-            }
-            let waited = queued + due.elapsed();
-            notices::started(&delivery, waited);
-            metrics.run_began(id.handler.as_str(), waited);
-            let begun = tokio::time::Instant::now();
-            let end = match loaded {
-                Ok(loaded) => loaded.run(delivery.event, delivery.attempt, snapshot).await,
-                Err(reason) => RunEnd::Stopped(StopReason::Load, reason),
-            };
-            let took = begun.elapsed();
-            metrics.run_ended(id.handler.as_str(), took);
-            Input::RunDone { id, end, took }
-        });
-    }
-}
-
-/// Loads the handler if it is not loaded yet; why it cannot be, as text.
-async fn loading(host: &Host, slot: &Slot) -> Result<Arc<Loaded>, String> {
-    slot.load(host).await.map_err(|error| {
-        let reason = error.to_string();
-        tracing::error!(target: "picored::handler", handler = %slot.config.name, %reason, "a handler is not ready");
-        reason
-    })
-}
-
-/// What the node is told of a handler that was, or could not be, loaded.
-fn loaded_inputs(handler: &HandlerName, loaded: &Result<Arc<Loaded>, String>) -> [Input; 2] {
-    let state = loaded.as_ref().map_or_else(Clone::clone, |_| "ready".to_owned());
-    let missing = loaded.as_ref().map_or_else(|_| Vec::new(), |loaded| loaded.missing());
-    for ask in &missing {
-        tracing::warn!(target: "picored::handler", %handler, ask = ask.ask, remedy = ask.remedy, "is not granted");
-    }
-    [Input::HandlerState { handler: handler.clone(), state }, Input::HandlerAsks { handler: handler.clone(), missing }]
-}
-
-fn not_run(error: &ManualError) -> Refusal {
-    let code = match error {
-        ManualError::NoHandler(_) | ManualError::NoApp(..) => StatusCode::NOT_FOUND,
-        ManualError::WhichApp(_) => StatusCode::BAD_REQUEST,
-        _ => StatusCode::CONFLICT,
-    };
-    Refusal::new(code, error.to_string())
-}
-
-/// The part of an answer that a run's end gives.
-fn run_end(end: Option<&RunEnd>, took: Duration) -> admin::HandlerRun {
-    admin::HandlerRun {
-        ended_as: end.map(|end| end.word().to_owned()),
-        changed: matches!(end, Some(RunEnd::Done { changed: true, .. })),
-        text: end.map(|end| end.text().to_owned()).unwrap_or_default(),
-        run_ms: notices::milliseconds(took),
-        ..admin::HandlerRun::default()
-    }
-}
-
-fn recorded(request: handler::Recorded) -> admin::Recorded {
-    let handler::Recorded { method, url, body, body_bytes, sent, answer } = request;
-    admin::Recorded { method, url, body, body_bytes, sent, answer }
-}
-
-fn json(value: &admin::HandlerRun) -> serde_json::Value {
-    serde_json::to_value(value).expect("plain data has a JSON form")
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use picored_core::event::RunEnd;
 use picored_core::node::Notice;
 use picored_core::time::Wall;
+use picored_core::versions::Takeover;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -27,7 +28,8 @@ pub struct Happening {
     /// When this node learnt of it: RFC 3339, UTC.
     pub time: String,
     /// An event's kind (`app-down`), or `joined`, `checked` (this node's own verdict on an application changed), `ended`
-    /// (a run of a handler, or what came of a delivery without one), `held`, `refused`, `rejoined`, `name-taken`.
+    /// (a run of a handler, or what came of a delivery without one), `upgraded`, `rolled-back`, `upgrade-refused` (another
+    /// version of a handler), `held`, `refused`, `rejoined`, `name-taken`.
     pub kind: String,
     /// The event's id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,6 +111,20 @@ impl Happening {
                 text: end.as_ref().map(|end| end.text().to_owned()),
                 ..kind("ended")
             },
+            Notice::Takeover { handler, takeover, version, before } => {
+                let before = before.map_or_else(|| "nothing".to_owned(), |before| before.short());
+                let done = if *takeover == Takeover::Rollback { "rolled-back" } else { "upgraded" };
+                let text = format!("runs {}, until now {before}", version.short());
+                Self { handler: some(handler), text: Some(text), ..kind(done) }
+            }
+            Notice::RolledBack { handler, version, failed, reason } => {
+                let text = format!("runs {} again: {} failed: {reason}", version.short(), failed.short());
+                Self { handler: some(handler), text: Some(text), ..kind("rolled-back") }
+            }
+            Notice::UpgradeRefused { handler, reason } => {
+                let text = format!("the new version cannot be used, the old one stays: {reason}");
+                Self { handler: some(handler), text: Some(text), ..kind("upgrade-refused") }
+            }
             Notice::Held { app } => {
                 Self { app: some(app), text: some(&"up nowhere: the last set stays published"), ..kind("held") }
             }

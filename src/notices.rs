@@ -4,18 +4,20 @@
 
 use std::time::Duration;
 
+use picored_core::digest::Digest;
 use picored_core::ledger::{Delivery, Outcome};
 use picored_core::node::Notice;
 use picored_core::record::AppState;
 use picored_core::status::Status;
+use picored_core::versions::Takeover;
 
 /// For people: to the microsecond.
 pub(crate) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// A run begins.
-pub(crate) fn started(delivery: &Delivery, queued: Duration) {
+/// A run begins: of this version, or of none, as none can be loaded.
+pub(crate) fn started(delivery: &Delivery, queued: Duration, version: Option<Digest>) {
     tracing::info!(
         target: "picored::delivery",
         handler = %delivery.key.handler,
@@ -24,6 +26,7 @@ pub(crate) fn started(delivery: &Delivery, queued: Duration) {
         event = %delivery.event.kind,
         event_id = %delivery.event.id,
         attempt = delivery.attempt,
+        version = version.map(|version| version.short()),
         queued_ms = milliseconds(queued),
         "started"
     );
@@ -45,6 +48,20 @@ pub(crate) fn log(notice: &Notice) {
             tracing::info!(target: "picored::health", app = %app, state = state.as_str(), "checked");
         }
         Notice::Ended { delivery, outcome, end, took } => ended(delivery, *outcome, end.as_ref(), *took),
+        Notice::Takeover { handler, takeover, version, before } => {
+            let (version, before) = (version.short(), before.map(|before| before.short()));
+            let done = if *takeover == Takeover::Rollback { "rolled-back" } else { "upgraded" };
+            tracing::info!(target: "picored::handler", %handler, version, before, "{done}");
+        }
+        Notice::RolledBack { handler, version, failed, reason } => {
+            let (version, before) = (version.short(), failed.short());
+            let text = "the new version failed where the one before worked, which runs again";
+            tracing::error!(target: "picored::handler", %handler, version, before, reason, text, "rolled-back");
+        }
+        Notice::UpgradeRefused { handler, reason } => {
+            let text = "the new version cannot be used; the old one stays";
+            tracing::error!(target: "picored::handler", %handler, reason, text, "refused");
+        }
         Notice::Held { app } => {
             let reason = "never-empty";
             tracing::warn!(target: "picored::plan", app = %app, reason, "up nowhere: the last set stays published");

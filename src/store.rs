@@ -1,10 +1,11 @@
 //! The state directory: what a node must still know after it died.
 //!
-//! It holds the generation's high-water mark, the node's own key, and the cache of compiled handlers, and belongs to
-//! one daemon at a time. Every file is replaced whole (written beside, synced, renamed), so a reader finds the old or
+//! It holds the generation's high-water mark, the node's own key, the cache of compiled handlers, and the components that
+//! were installed over those of the config, and belongs to one daemon at a time. Every file is replaced whole (written beside, synced, renamed), so a reader finds the old or
 //! the new one and never half of one. The daemon opens it first of all, before a packet is sent; `picored check` only
 //! looks. Nothing here decides anything about the cluster.
 
+mod components;
 mod key;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -12,8 +13,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use picored_core::name::HandlerName;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
+pub use components::{Components, Installed};
 pub use key::{KeyError, create_key_file, encode_key, new_key, read_key};
 
 /// A start may take so many generations beyond its first without writing any of them down.
@@ -154,6 +157,11 @@ impl StateDir {
     /// A directory (0700) for what is being sent to this process; empty at its start.
     pub fn uploads_dir(&self) -> &Path {
         &self.uploads
+    }
+
+    /// What was installed over the source of `handler`. Nothing is made or read by this.
+    pub fn components(&self, handler: &HandlerName) -> Components {
+        Components::new(self.path.join("handlers").join(handler.as_str()))
     }
 
     /// The generation for this start, `wall_ms` being the wall clock in milliseconds since 1970: above all that

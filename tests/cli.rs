@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use picored_core::status::{AppStatus, HandlerStatus, LastRun, MemberStatus, Status};
+use picored_core::status::{AppStatus, HandlerStatus, LastRun, LastUpgrade, MemberStatus, Status};
 use tokio::sync::{oneshot, watch};
 
 fn command(args: &[&str]) -> Command {
@@ -294,6 +294,13 @@ fn status() -> Status {
             name: "dns".into(),
             source: "builtin:dns-powerdns".into(),
             state: "ready".into(),
+            version: Some("0123456789abcdef".repeat(4)),
+            watched: true,
+            upgrade: Some(LastUpgrade {
+                outcome: "rolled-back".into(),
+                reason: "trap: unreachable".into(),
+                time: "2026-01-31T11:00:00.000Z".into(),
+            }),
             pending: 1,
             outcomes: BTreeMap::from([("done".into(), 3), ("retry".into(), 1)]),
             missing: Vec::new(),
@@ -356,7 +363,8 @@ fn status_tells_people_what_the_node_does() {
     assert!(cfg!(not(target_os = "linux")) || line("memory").contains(" MiB resident, "), "{text}");
     assert_eq!(
         line("dns"),
-        "builtin:dns-powerdns  ready  1        3 done, 1 retry  2026-01-31T12:00:00.000Z app-down www: done in 12.3 ms, \
+        "builtin:dns-powerdns  0123456789ab, unpinned, rolled-back 2026-01-31T11:00:00.000Z: trap: unreachable  ready  1 \
+               3 done, 1 retry  2026-01-31T12:00:00.000Z app-down www: done in 12.3 ms, \
          try 2: published 1 address\\nforged  line"
     );
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::process::ExitCode;
 
-use picored_core::status::HandlerStatus;
+use picored_core::status::{HandlerStatus, LastUpgrade};
 
 use super::ask::Daemon;
 use crate::admin::{NodeStatus, client};
@@ -52,14 +52,14 @@ fn text(node: &NodeStatus) -> String {
     if !status.handlers.is_empty() {
         text.push('\n');
         text += &super::table(
-            ["HANDLER", "SOURCE", "STATE", "PENDING", "ENDED", "LAST RUN"],
+            ["HANDLER", "SOURCE", "VERSION", "STATE", "PENDING", "ENDED", "LAST RUN"],
             status.handlers.iter().map(handler),
         );
     }
     text
 }
 
-fn handler(handler: &HandlerStatus) -> [String; 6] {
+fn handler(handler: &HandlerStatus) -> [String; 7] {
     let last = handler.last.as_ref().map_or_else(
         || "-".into(),
         |last| {
@@ -72,11 +72,29 @@ fn handler(handler: &HandlerStatus) -> [String; 6] {
     [
         handler.name.clone(),
         handler.source.clone(),
+        version(handler),
         handler.state.clone(),
         handler.pending.to_string(),
         counts(&handler.outcomes),
         last,
     ]
+}
+
+/// What runs, and what became of the last upgrade.
+fn version(handler: &HandlerStatus) -> String {
+    // Enough of the digest to tell the versions of one handler apart.
+    let mut text: String =
+        handler.version.as_ref().map_or_else(|| "-".into(), |digest| digest.chars().take(12).collect());
+    if handler.watched {
+        text += ", unpinned";
+    }
+    if let Some(LastUpgrade { outcome, reason, time }) = &handler.upgrade {
+        text.extend([", ", outcome, " ", time]);
+        if !reason.is_empty() {
+            text.extend([": ", reason]);
+        }
+    }
+    text
 }
 
 /// `2 alive, 1 down`

@@ -12,6 +12,7 @@
 pub mod ask;
 pub mod config;
 pub mod contacts;
+pub mod digest;
 pub mod envelope;
 pub mod event;
 pub mod health;
@@ -27,4 +28,5 @@ pub mod record;
 pub mod snapshot;
 pub mod status;
 pub mod time;
+pub mod versions;
 pub mod view;

@@ -58,6 +58,12 @@ pub struct HandlerStatus {
     pub source: String,
     /// `ready`, or why it is not.
     pub state: String,
+    /// The component that it runs: its SHA-256 in hexadecimal digits; none before it could be loaded.
+    pub version: Option<String>,
+    /// Whether a change of its file is enough to replace it: `watch = true`.
+    pub watched: bool,
+    /// How the last upgrade or rollback since the start went.
+    pub upgrade: Option<LastUpgrade>,
     /// What it asks for and is not granted: calls that need it are refused.
     #[serde(default)]
     pub missing: Vec<MissingAsk>,
@@ -76,6 +82,17 @@ pub struct MissingAsk {
     pub ask: String,
     /// The lines of the handler's section that would grant it.
     pub remedy: String,
+}
+
+/// How an upgrade or a rollback went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUpgrade {
+    /// `upgraded`; `refused`, the old version having stayed; or `rolled-back`, by command or because the new one failed.
+    pub outcome: String,
+    /// Why it was refused or failed; else empty.
+    pub reason: String,
+    /// When: RFC 3339, UTC.
+    pub time: String,
 }
 
 /// How a run ended.

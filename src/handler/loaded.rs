@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use picored_core::ask::{self, Standing};
 use picored_core::config::Handler;
+use picored_core::digest::Digest;
 use picored_core::event::{Event, RunEnd, StopReason};
 use picored_core::policy::Grant;
 use picored_core::snapshot::Snapshot;
@@ -65,7 +66,7 @@ pub struct Loaded {
     config: Arc<BTreeMap<String, String>>,
     grants: Arc<[Grant]>,
     lookups: Arc<Semaphore>,
-    keyvalue: Kept,
+    keyvalue: Arc<Kept>,
     code: Mutex<Code>,
     description: Description,
 }
@@ -82,7 +83,11 @@ struct Code {
 }
 
 impl Loaded {
-    pub(super) async fn load(host: Arc<Shared>, handler: &Handler) -> Result<Arc<Self>, LoadError> {
+    pub(super) async fn load(
+        host: Arc<Shared>,
+        handler: &Handler,
+        before: Option<Arc<Self>>,
+    ) -> Result<Arc<Self>, LoadError> {
         let source = handler.source.clone();
         let wasm = apart(move || Wasm::look(&source)).await.unwrap_or_else(|fault| {
             Err(LoadError::Read { source_text: handler.source.to_string(), error: std::io::Error::other(fault) })
@@ -102,7 +107,11 @@ impl Loaded {
         let description = describe(&host, handler, &pre).await?;
         drop((pre, mapped));
         trim(&host);
-        let lookups = Arc::new(Semaphore::new(host.limits.http.lookups));
+        // They are the handler's, whatever its version: runs of the one before may still use them.
+        let (keyvalue, lookups) = match before {
+            Some(before) => (before.keyvalue.clone(), before.lookups.clone()),
+            None => (Arc::default(), Arc::new(Semaphore::new(host.limits.http.lookups))),
+        };
         Ok(Arc::new(Self {
             host,
             lookups,
@@ -110,7 +119,7 @@ impl Loaded {
             wasm,
             config: Arc::new(handler.config.clone()),
             grants: handler.http.clone().into(),
-            keyvalue: Kept::default(),
+            keyvalue,
             code: Mutex::new(Code { entry, mapped: None, running: 0, uses: 0, watched: false }),
             description,
         }))
@@ -127,8 +136,8 @@ impl Loaded {
     }
 
     /// The component's SHA-256.
-    pub fn digest(&self) -> &[u8; 32] {
-        &self.wasm.digest
+    pub fn digest(&self) -> Digest {
+        Digest::new(self.wasm.digest)
     }
 
     /// Whether its code is mapped right now.

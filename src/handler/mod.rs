@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use picored_core::config::{Handler, Source};
+use picored_core::digest::Digest;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -53,6 +54,11 @@ use crate::metrics::Metrics;
 /// first bytes and size. For `picored check`; [`Host::load`] does all of it again.
 pub fn look(source: &Source) -> Result<(), LoadError> {
     source::Wasm::look(source).map(drop)
+}
+
+/// The SHA-256 of the component that a source holds. Reads all of it.
+pub fn digest(source: &Source) -> Result<Digest, LoadError> {
+    source::Wasm::look(source).map(|wasm| Digest::new(wasm.digest))
 }
 
 /// What a host is made from.
@@ -224,6 +230,11 @@ impl Host {
     /// with nothing granted. Takes milliseconds with a cache entry, seconds without; needs a tokio runtime with I/O and
     /// time.
     pub async fn load(&self, handler: &Handler) -> Result<Arc<Loaded>, LoadError> {
-        Loaded::load(self.shared.clone(), handler).await
+        Loaded::load(self.shared.clone(), handler, None).await
+    }
+
+    /// As [`Host::load`], for a handler that takes over from `before`: what that one keeps in `wasi:keyvalue` is its too.
+    pub async fn load_after(&self, handler: &Handler, before: Option<Arc<Loaded>>) -> Result<Arc<Loaded>, LoadError> {
+        Loaded::load(self.shared.clone(), handler, before).await
     }
 }

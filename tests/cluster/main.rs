@@ -14,4 +14,6 @@ mod join;
 mod node;
 mod refusal;
 mod site;
+mod swaps;
+mod upgrade;
 mod website;

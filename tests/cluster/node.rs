@@ -69,7 +69,9 @@ impl Drop for Node<'_> {
 
 impl<'s> Node<'s> {
     pub(crate) fn start(site: &'s Site, setup: &Setup, config: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_picored"));
+        // The long run takes a release build.
+        let program = std::env::var_os("PICORED").unwrap_or_else(|| env!("CARGO_BIN_EXE_picored").into());
+        let mut command = Command::new(program);
         command.args(["run", "--log-format", "json", "--config"]).arg(config).env_remove("NO_COLOR");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         die_with_test(&mut command);
@@ -168,6 +170,11 @@ impl<'s> Node<'s> {
     pub(crate) async fn shows_handler(&self, handler: &str, what: &str, look: impl Fn(&HandlerStatus) -> bool) {
         let find = |status: &Status| status.handlers.iter().any(|it| it.name == handler && look(it)).then_some(());
         self.shows(&format!("{handler}: {what}"), find).await;
+    }
+
+    /// Its admin socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -111,9 +111,14 @@ impl Setup {
     }
 
     /// With the application `www` on `website`, published as `address`; `more` are further keys.
-    pub(crate) fn app(mut self, website: &Website, address: &str, more: &str) -> Self {
+    pub(crate) fn app(self, website: &Website, address: &str, more: &str) -> Self {
+        self.app_called("www", website, address, more)
+    }
+
+    /// With an application of that name.
+    pub(crate) fn app_called(mut self, name: &str, website: &Website, address: &str, more: &str) -> Self {
         let at = website.address();
-        let _ = writeln!(self.rest, "[[app]]\nname = \"www\"\npublish = [\"{address}\"]");
+        let _ = writeln!(self.rest, "[[app]]\nname = \"{name}\"\npublish = [\"{address}\"]");
         let _ = writeln!(self.rest, "check = {{ http = \"http://{at}/health\" }}\n{more}");
         self
     }

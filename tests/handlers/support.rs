@@ -89,6 +89,7 @@ pub(crate) fn handler(source: PathBuf) -> Handler {
         source: Source::File(source),
         on: EventKind::ALL.to_vec(),
         apps: Vec::new(),
+        watch: false,
         reconcile_every: Duration::from_secs(60),
         timeout: CEILING,
         config: BTreeMap::new(),

@@ -1,10 +1,14 @@
 //! `picored handler`: what concerns one handler or all of them; a verb is a file here too.
 
 mod list;
+mod rollback;
+mod upgrade;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+use crate::admin::HandlerChange;
 
 /// Look at handlers and components
 #[derive(Debug, clap::Args)]
@@ -16,10 +20,24 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     List(list::Args),
+    Upgrade(upgrade::Args),
+    Rollback(rollback::Args),
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::List(args) => list::run(args),
+        Verb::Upgrade(args) => upgrade::run(args),
+        Verb::Rollback(args) => rollback::run(args),
+    }
+}
+
+/// What runs now, in a line.
+fn changed(change: &HandlerChange) -> String {
+    let HandlerChange { handler, version, before } = change;
+    match before {
+        Some(before) if before == version => format!("{handler} runs {version} already\n"),
+        Some(before) => format!("{handler} runs {version}, until now {before}\n"),
+        None => format!("{handler} runs {version}, until now nothing\n"),
     }
 }

@@ -152,6 +152,8 @@ pub struct Handler {
     pub name: HandlerName,
     /// Where its component comes from.
     pub source: Source,
+    /// Whether another component in its file takes over by itself. For files alone.
+    pub watch: bool,
     /// The events it is told of.
     pub on: Vec<EventKind>,
     /// The applications it may see; empty: all.

@@ -13,10 +13,11 @@ use rand::RngExt;
 
 use super::{Invocation, Node, Notice, Output, Tick};
 use crate::config::Handler;
+use crate::digest::Digest;
 use crate::event::{DeliveryId, Event, EventKind, RunEnd};
 use crate::identity::Identity;
 use crate::ledger::{Delivery, Outcome, ScopeKey};
-use crate::name::{AppName, NodeName};
+use crate::name::{AppName, HandlerName, NodeName};
 use crate::plan::{self, Update};
 use crate::record::HandlerTag;
 use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
@@ -234,9 +235,14 @@ impl Node {
 
     pub(super) fn on_reconcile(&mut self, now: Now, index: usize) {
         self.schedule_reconcile(now.at, index);
+        let name = self.settings.handlers[index].name.clone();
+        self.reconcile(now, &name);
+    }
+
+    /// Has a handler look at every scope of its that this node runs.
+    pub(super) fn reconcile(&mut self, now: Now, handler: &HandlerName) {
         if self.may_run() {
-            let name = &self.settings.handlers[index].name;
-            let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.handler == *name).cloned().collect();
+            let keys: Vec<_> = self.own_scopes.iter().filter(|key| key.handler == *handler).cloned().collect();
             for key in keys {
                 self.reconcile_scope(now, &key);
             }
@@ -280,7 +286,14 @@ impl Node {
         Snapshot { node, members, apps, revision: plan::short_hash(text.as_bytes()) }
     }
 
-    pub(super) fn on_run_done(&mut self, now: Now, id: &DeliveryId, end: RunEnd, took: Duration) {
+    pub(super) fn on_run_done(
+        &mut self,
+        now: Now,
+        id: &DeliveryId,
+        end: RunEnd,
+        took: Duration,
+        version: Option<Digest>,
+    ) {
         if let Some((delivery, outcome)) = self.ledger.finish(now.at, id, &end, &mut self.rng) {
             if let Some(book) = self.books.get_mut(&delivery.key.handler) {
                 book.last = Some(LastRun {
@@ -293,7 +306,10 @@ impl Node {
                     run_ms: took.as_secs_f64() * 1000.0,
                 });
             }
-            self.end(delivery, outcome, Some(end), took);
+            self.end(delivery, outcome, Some(end.clone()), took);
+            if let Some(version) = version {
+                self.judge_version(now, &id.handler, version, &end);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod manual;
 mod status;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 pub use manual::ManualError;
 
@@ -25,6 +26,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::config::{App, Handler, Profile, Seed};
 use crate::contacts::{Contacts, Opened};
+use crate::digest::Digest;
 use crate::envelope::{self, Cluster, ClusterKey, MAX_DATAGRAM, Refusal, Sealer};
 use crate::event::{DeliveryId, Event, RunEnd};
 use crate::health::Health;
@@ -36,8 +38,9 @@ use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::plan::Plan;
 use crate::record::{AppRecord, AppState, HandlerTag, MAX_RECORD, Record, Records};
 use crate::snapshot::Snapshot;
-use crate::status::{LastRun, MissingAsk};
+use crate::status::{LastRun, LastUpgrade, MissingAsk};
 use crate::time::{Instant, Now, TimerQueue};
+use crate::versions::{Takeover, Versions};
 use crate::view::View;
 
 /// What a message's own tag and length add to a packet of foca's.
@@ -115,12 +118,14 @@ pub enum Input {
         end: RunEnd,
         /// After how long.
         took: Duration,
+        /// Of which version; none if none could be loaded.
+        version: Option<Digest>,
     },
-    /// A handler was loaded, or could not be: `ready`, or why it is not.
+    /// A handler cannot be loaded.
     HandlerState {
         /// Which.
         handler: HandlerName,
-        /// What to show.
+        /// Why, to be shown.
         state: String,
     },
     /// A handler was loaded: what it asks for and is not granted.
@@ -129,6 +134,22 @@ pub enum Input {
         handler: HandlerName,
         /// What is missing.
         missing: Vec<MissingAsk>,
+    },
+    /// A version of a handler takes over: every run that starts from now on is its.
+    HandlerReady {
+        /// Which handler.
+        handler: HandlerName,
+        /// Which version.
+        version: Digest,
+        /// How it comes.
+        takeover: Takeover,
+    },
+    /// A new version of a handler cannot be used; the old one stays.
+    UpgradeRefused {
+        /// Which handler.
+        handler: HandlerName,
+        /// Why.
+        reason: String,
     },
     /// Leave the cluster. [`Output::Left`] follows when all members know, or at the latest after three seconds.
     Leave,
@@ -156,6 +177,12 @@ pub enum Output {
     },
     /// Run a handler, and answer with [`Input::RunDone`].
     Invoke(Box<Invocation>),
+    /// The version of this handler that took over last has failed: the one before runs again, from the next
+    /// [`Output::Invoke`] on.
+    RollBack {
+        /// Which handler.
+        handler: HandlerName,
+    },
     /// This generation is in use: the next start's boot must be higher.
     RaiseGeneration(u64),
     /// Something that a person may want to know.
@@ -205,6 +232,35 @@ pub enum Notice {
         /// How long the run took.
         took: Duration,
     },
+    /// Another version of a handler runs from now on.
+    Takeover {
+        /// Which handler.
+        handler: HandlerName,
+        /// How it comes.
+        takeover: Takeover,
+        /// Which version.
+        version: Digest,
+        /// The one until now.
+        before: Option<Digest>,
+    },
+    /// A new version of a handler failed, and the one before runs again.
+    RolledBack {
+        /// Which handler.
+        handler: HandlerName,
+        /// The one that runs.
+        version: Digest,
+        /// The one that failed.
+        failed: Digest,
+        /// How its last run ended.
+        reason: String,
+    },
+    /// A new version of a handler cannot be used.
+    UpgradeRefused {
+        /// Which handler.
+        handler: HandlerName,
+        /// Why.
+        reason: String,
+    },
     /// Nothing is up for an application: the last set stays published.
     Held {
         /// Which.
@@ -248,6 +304,8 @@ struct HandlerBook {
     missing: Vec<MissingAsk>,
     outcomes: BTreeMap<&'static str, u64>,
     last: Option<LastRun>,
+    versions: Versions,
+    upgrade: Option<LastUpgrade>,
 }
 
 /// One node.
@@ -341,7 +399,7 @@ impl Node {
             Input::Datagram { from, data } => self.on_datagram(now, from, &data),
             Input::Resolved { seed, addresses } => self.on_resolved(now.at, seed, addresses),
             Input::CheckDone { app, result } => self.on_check_done(now.at, app, result),
-            Input::RunDone { id, end, took } => self.on_run_done(now, &id, end, took),
+            Input::RunDone { id, end, took, version } => self.on_run_done(now, &id, end, took, version),
             Input::HandlerState { handler, state } => {
                 if let Some(book) = self.books.get_mut(&handler) {
                     book.state = state;
@@ -352,6 +410,8 @@ impl Node {
                     book.missing = missing;
                 }
             }
+            Input::HandlerReady { handler, version, takeover } => self.on_ready(now, &handler, version, takeover),
+            Input::UpgradeRefused { handler, reason } => self.on_upgrade_refused(now, handler, reason),
             Input::Leave => self.leave(now.at),
         }
         self.settle(now);

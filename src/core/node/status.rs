@@ -33,6 +33,9 @@ impl Node {
                 source: handler.source.to_string(),
                 state: book.map_or_else(String::new, |book| book.state.clone()),
                 missing: book.map_or_else(Vec::new, |book| book.missing.clone()),
+                version: book.and_then(|book| book.versions.current()).map(|version| version.to_string()),
+                watched: handler.watch,
+                upgrade: book.and_then(|book| book.upgrade.clone()),
                 pending: self.ledger.pending(&handler.name),
                 outcomes: book
                     .into_iter()

@@ -24,14 +24,14 @@ const CORE: House = House {
             name: "values",
             together: true,
             modules: &[
-                "ask", "config", "envelope", "event", "identity", "message", "name", "policy", "record", "snapshot",
-                "status", "time",
+                "ask", "config", "digest", "envelope", "event", "identity", "message", "name", "policy", "record",
+                "snapshot", "status", "time",
             ],
         },
         Floor {
             name: "machines",
             together: false,
-            modules: &["contacts", "health", "ledger", "membership", "plan", "view"],
+            modules: &["contacts", "health", "ledger", "membership", "plan", "versions", "view"],
         },
         Floor { name: "node", together: false, modules: &["node"] },
     ],

@@ -16,8 +16,8 @@ use crate::event::EventKind;
 use crate::name::AppName;
 use crate::policy::{Cidr, Grant, GrantError, Host, HostPattern, Origin, closed_range, quoted};
 
-pub(super) const KEYS: [&str; 9] =
-    ["name", "source", "on", "apps", "run_on", "reconcile_every", "timeout", "config", "http"];
+pub(super) const KEYS: [&str; 10] =
+    ["name", "source", "watch", "on", "apps", "run_on", "reconcile_every", "timeout", "config", "http"];
 const GRANT_KEYS: [&str; 5] = ["allow", "methods", "paths", "allow_private", "auth"];
 
 /// Longest key of `[handler.config]`, in bytes.
@@ -31,6 +31,7 @@ pub(super) fn handler(table: &Table<'_>, secrets: &Secrets<'_>, findings: &mut F
     let name = name(table, "name", "\"dns\"", findings);
     let source =
         table.required("source", "\"builtin:dns-powerdns\"", findings).and_then(|text| source(&text, findings));
+    let watch = watch(table, source.as_ref().ok(), findings);
     let on = on(table, findings);
     let apps = apps(table, findings);
     let run_on = run_on(table, findings);
@@ -46,6 +47,7 @@ pub(super) fn handler(table: &Table<'_>, secrets: &Secrets<'_>, findings: &mut F
     Ok(Handler {
         name: name?,
         source: source?,
+        watch: watch?,
         on: on?,
         apps: apps?,
         reconcile_every: reconcile_every?,
@@ -70,6 +72,17 @@ fn source(text: &Text<'_>, findings: &mut Findings) -> Result<Source, Reported> 
             let message = format!("`source` says neither builtin: nor file: in \"{}\"", quoted(written));
             Err(findings.report(text.span(), message, FORM))
         }
+    }
+}
+
+/// Whether its file is watched.
+fn watch(table: &Table<'_>, source: Option<&Source>, findings: &mut Findings) -> Result<bool, Reported> {
+    match (table.truth("watch", findings)?, source) {
+        (Some(true), Some(Source::Builtin(_))) => {
+            let message = "`watch` is for handlers from a file: this one is inside the binary";
+            Err(findings.report(table.place_of("watch"), message, "leave `watch` out, or write source = \"file:...\""))
+        }
+        (watch, _) => Ok(watch.unwrap_or(false)),
     }
 }
 

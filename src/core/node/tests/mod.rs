@@ -3,6 +3,7 @@
 mod hostile;
 mod net;
 mod trouble;
+mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::super::{Input, Invocation, Node, Notice, Output, Settings};
 use crate::config::{App, Check, Handler, Profile, Seed, Source};
+use crate::digest::Digest;
 use crate::envelope::ClusterKey;
 use crate::event::{EventKind, RunEnd};
 use crate::ledger::Outcome;
@@ -30,7 +31,7 @@ pub(super) fn seeds(count: u64) -> Vec<u64> {
 enum Arrival {
     Datagram { to: SocketAddr, from: SocketAddr, data: Vec<u8> },
     CheckDone { node: usize, life: u32, app: usize, good: bool },
-    RunDone { node: usize, life: u32, run: Box<Invocation> },
+    RunDone { node: usize, life: u32, run: Box<Invocation>, version: Option<Digest> },
 }
 
 struct Slot {
@@ -68,6 +69,10 @@ pub(super) struct Net {
     /// How the runs of a node end; default: done.
     pub(super) run_ends: BTreeMap<usize, RunEnd>,
     pub(super) run_takes: Duration,
+    /// The version of the handler that runs on a node, then the one before.
+    pub(super) versions: BTreeMap<usize, Vec<Digest>>,
+    /// How all runs of this version end.
+    pub(super) bad_version: Option<(Digest, RunEnd)>,
     /// Nodes whose runs take nine seconds.
     pub(super) slow: BTreeSet<usize>,
     pub(super) trace: Vec<Line>,
@@ -120,6 +125,8 @@ impl Net {
             cut: BTreeSet::new(),
             run_ends: BTreeMap::new(),
             run_takes: Duration::from_millis(20),
+            versions: BTreeMap::new(),
+            bad_version: None,
             slow: BTreeSet::new(),
             trace: Vec::new(),
             record: Vec::new(),
@@ -171,6 +178,7 @@ impl Net {
                 source: Source::Builtin(text("ok")),
                 on: EventKind::ALL.to_vec(),
                 apps: vec![www()],
+                watch: false,
                 reconcile_every: Duration::from_secs(300),
                 timeout: Duration::from_secs(10),
                 config: BTreeMap::new(),
@@ -269,8 +277,10 @@ impl Net {
                 Output::Invoke(run) => {
                     self.trace.push(Line { at_ms, node: slot, what: What::Run(run.clone()) });
                     let takes = if self.slow.contains(&slot) { Duration::from_secs(9) } else { self.run_takes };
-                    self.arrivals.push(self.now + takes, Arrival::RunDone { node: slot, life, run });
+                    let version = self.versions.get(&slot).and_then(|versions| versions.first().copied());
+                    self.arrivals.push(self.now + takes, Arrival::RunDone { node: slot, life, run, version });
                 }
+                Output::RollBack { .. } => drop(self.versions.get_mut(&slot).expect("it has versions").remove(0)),
                 Output::Notice(notice) => self.trace.push(Line { at_ms, node: slot, what: What::Notice(notice) }),
                 Output::Left => {
                     self.slots[slot].left = true;
@@ -337,15 +347,18 @@ impl Net {
                     self.handle(node, Input::CheckDone { app, result });
                 }
             }
-            Arrival::RunDone { node, life, run } => {
+            Arrival::RunDone { node, life, run, version } => {
                 if self.slots[node].life == life {
                     let done = RunEnd::Done { changed: true, text: String::new() };
-                    let end = self.run_ends.get(&node).cloned().unwrap_or(done);
+                    let end = match &self.bad_version {
+                        Some((bad, end)) if version == Some(*bad) => end.clone(),
+                        _ => self.run_ends.get(&node).cloned().unwrap_or(done),
+                    };
                     if matches!(end, RunEnd::Done { .. }) && run.snapshot.apps.contains_key(&www()) {
                         self.record = wanted(&run);
                     }
                     let id = run.delivery.id.clone();
-                    self.handle(node, Input::RunDone { id, end, took: self.run_takes });
+                    self.handle(node, Input::RunDone { id, end, took: self.run_takes, version });
                 }
             }
         }

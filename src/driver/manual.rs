@@ -1,0 +1,115 @@
+//! Runs that somebody asked for by hand, over the admin socket: in the handler's line, or dry beside it.
+//!
+//! A run in the line is a delivery like any other, whose end is the answer. A dry one reads what a run would read and
+//! writes nothing. Part of the driver.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use picored_core::event::{EventKind, RunEnd};
+use picored_core::name::{AppName, HandlerName};
+use picored_core::node::{ManualError, Notice};
+use tokio::sync::oneshot;
+
+use super::Driver;
+use crate::admin::{self, Answer, Refusal};
+use crate::{handler, notices};
+
+impl Driver {
+    pub(super) fn run_by_hand(
+        &mut self,
+        handler: &HandlerName,
+        kind: EventKind,
+        app: Option<&AppName>,
+        dry_run: bool,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        if dry_run {
+            return self.dry_run(handler, kind, app, reply);
+        }
+        match self.node.run_now(self.clock.now(), handler, kind, app) {
+            Ok(delivery) => drop(self.asked.insert(delivery, reply)),
+            // Who asked may have gone.
+            Err(error) => drop(reply.send(Err(not_run(&error)))),
+        }
+    }
+
+    /// Tells who asked for a delivery how it ended.
+    pub(super) fn answer_asked(&mut self, notice: &Notice) {
+        let Notice::Ended { delivery, outcome, end, took } = notice else { return };
+        let Some(reply) = self.asked.remove(&delivery.id) else { return };
+        let run = admin::HandlerRun {
+            handler: delivery.key.handler.to_string(),
+            event: delivery.event.kind.to_string(),
+            scope: delivery.key.scope().to_owned(),
+            outcome: Some(outcome.as_str().to_owned()),
+            ..run_end(end.as_ref(), *took)
+        };
+        let _ = reply.send(Ok(json(&run)));
+    }
+
+    /// Runs a handler beside the line, which is sound as long as nothing of it gets out that writes.
+    fn dry_run(
+        &mut self,
+        handler: &HandlerName,
+        kind: EventKind,
+        app: Option<&AppName>,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let prepared = self.node.dry_run(self.clock.now(), handler, kind, app);
+        let prepared = prepared.map_err(|error| not_run(&error)).and_then(|(event, snapshot)| {
+            let conflict = |reason: &str| Refusal::new(StatusCode::CONFLICT, reason);
+            let loaded = self.handlers.current(handler).ok_or_else(|| conflict("the handler is not ready"))?;
+            let place = self.dry_runs.clone().try_acquire_owned();
+            Ok((event, snapshot, place.map_err(|_| conflict("another dry run is under way"))?, loaded))
+        });
+        let (event, snapshot, place, loaded) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let handler = handler.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            let begun = tokio::time::Instant::now();
+            let scope = event.app.as_ref().map_or_else(|| handler.to_string(), ToString::to_string);
+            let (end, requests) = loaded.dry_run(event, snapshot).await;
+            let run = admin::HandlerRun {
+                handler: handler.to_string(),
+                event: kind.to_string(),
+                scope,
+                requests: requests.into_iter().map(recorded).collect(),
+                ..run_end(Some(&end), begun.elapsed())
+            };
+            let _ = reply.send(Ok(json(&run)));
+        });
+    }
+}
+
+fn not_run(error: &ManualError) -> Refusal {
+    let code = match error {
+        ManualError::NoHandler(_) | ManualError::NoApp(..) => StatusCode::NOT_FOUND,
+        ManualError::WhichApp(_) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::CONFLICT,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// The part of an answer that a run's end gives.
+fn run_end(end: Option<&RunEnd>, took: Duration) -> admin::HandlerRun {
+    admin::HandlerRun {
+        ended_as: end.map(|end| end.word().to_owned()),
+        changed: matches!(end, Some(RunEnd::Done { changed: true, .. })),
+        text: end.map(|end| end.text().to_owned()).unwrap_or_default(),
+        run_ms: notices::milliseconds(took),
+        ..admin::HandlerRun::default()
+    }
+}
+
+fn recorded(request: handler::Recorded) -> admin::Recorded {
+    let handler::Recorded { method, url, body, body_bytes, sent, answer } = request;
+    admin::Recorded { method, url, body, body_bytes, sent, answer }
+}
+
+fn json(value: &admin::HandlerRun) -> serde_json::Value {
+    serde_json::to_value(value).expect("plain data has a JSON form")
+}
