@@ -49,7 +49,6 @@ pub(crate) struct Cloudflare {
 
 #[derive(Default)]
 struct State {
-    token: Option<&'static str>,
     records: Vec<Record>,
     made: u64,
     seen: Vec<String>,
@@ -92,11 +91,9 @@ struct Fields {
 }
 
 impl Cloudflare {
-    /// For who sends `token`; without one for anybody.
-    pub(crate) async fn start(token: Option<&'static str>) -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(State { token, ..State::default() }));
+        let (address, state) = (listener.local_addr().unwrap(), Arc::<Mutex<State>>::default());
         let (served, mut server) = (state.clone(), JoinSet::new());
         server.spawn(async move {
             let mut connections = JoinSet::new();
@@ -381,7 +378,7 @@ async fn respond(state: &Mutex<State>, request: Request<Incoming>) -> Response<F
         return response.status(status).body(Full::from(body)).unwrap();
     }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let answer = authorized(&parts, state.token).and_then(|()| {
+    let answer = authorized(&parts).and_then(|()| {
         let Some(path) = path.strip_prefix("/client/v4/zones") else {
             return Err((StatusCode::NOT_FOUND, 7000, "No route for that URI".to_owned()));
         };
@@ -411,13 +408,12 @@ async fn respond(state: &Mutex<State>, request: Request<Incoming>) -> Response<F
     }
 }
 
-fn authorized(parts: &hyper::http::request::Parts, token: Option<&str>) -> Result<(), Refused> {
-    let Some(token) = token else { return Ok(()) };
+fn authorized(parts: &hyper::http::request::Parts) -> Result<(), Refused> {
     let Some(given) = parts.headers.get(AUTHORIZATION) else {
         return Err(bad(9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers"));
     };
     match given.to_str().ok().and_then(|given| given.strip_prefix("Bearer ")) {
-        Some(given) if given == token => Ok(()),
+        Some(TOKEN) => Ok(()),
         Some(_) => Err((StatusCode::FORBIDDEN, 9109, "Invalid access token".to_owned())),
         None => Err(bad(6003, "Invalid request headers")),
     }

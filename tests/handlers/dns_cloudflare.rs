@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use picored::handler::{Limits, Loaded};
+use picored::handler::Loaded;
 use picored_core::config::Handler;
 use picored_core::event::RunEnd;
+use picored_core::policy::AuthScheme;
 
 use crate::cloudflare::{Cloudflare, Record, TOKEN, ZONE_ID, complaint};
-use crate::support::{addresses, cluster, grant, guest, handler, host, run_in};
+use crate::support::{addresses, cluster, grant, guest, handler, host_with_secret, run_in};
 
 const NAME: &str = "www.example.org";
 const OURS: [&str; 4] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"];
@@ -22,17 +23,20 @@ struct Scene {
 }
 
 async fn scene(config: &[(&str, &str)]) -> Scene {
-    scene_at(Cloudflare::start(None).await, config).await
+    scene_of(TOKEN, AuthScheme::Bearer, config).await
 }
 
-async fn scene_at(cloudflare: Cloudflare, config: &[(&str, &str)]) -> Scene {
+/// The same, with the host sending that token so.
+async fn scene_of(token: &str, scheme: AuthScheme, config: &[(&str, &str)]) -> Scene {
+    let cloudflare = Cloudflare::start().await;
     let origin = cloudflare.origin();
     let api = format!("{origin}/client/v4");
     let least = [("api", api.as_str()), ("zone", "example.org"), ("record", NAME)];
     let config = least.iter().chain(config).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let http = vec![grant(&origin, &["GET", "POST"], &["/client/v4/zones"], &["127.0.0.1/32"])];
     let configured = Handler { config, http, ..handler(guest("dns-cloudflare")) };
-    Scene { cloudflare, loaded: host(Limits::default()).load(&configured).await.unwrap() }
+    let (host, configured) = host_with_secret(token, scheme, configured);
+    Scene { cloudflare, loaded: host.load(&configured).await.unwrap() }
 }
 
 impl Scene {
@@ -311,18 +315,20 @@ async fn a_cname_of_that_name_is_told_and_left() {
 }
 
 #[tokio::test]
-async fn what_the_token_may_not_is_told_and_not_tried_again() {
+async fn what_the_token_does_not_open_is_told_and_not_tried_again() {
     let other = "f".repeat(32);
-    let scene = scene(&[("zone_id", &other)]).await;
-    let text = scene.refused(&["192.0.2.1"]).await;
-    assert!(text.ends_with("status 403: Authentication error (code 10000)"), "{text}");
-}
-
-#[tokio::test]
-async fn a_request_without_the_token_is_told_and_not_tried_again() {
-    let scene = scene_at(Cloudflare::start(Some(TOKEN)).await, &[]).await;
-    let text = scene.refused(&["192.0.2.1"]).await;
-    assert!(text.ends_with("or Authorization headers (code 9106)"), "{text}");
+    let header = |name: &str| AuthScheme::Header { header: name.into() };
+    for (token, scheme, zone, answer) in [
+        (TOKEN, header("x-token"), ZONE_ID, "X-Auth-Email or Authorization headers (code 9106)"),
+        (TOKEN, header("authorization"), ZONE_ID, "status 400: Invalid request headers (code 6003)"),
+        ("of-yesterday", AuthScheme::Bearer, ZONE_ID, "status 403: Invalid access token (code 9109)"),
+        (TOKEN, AuthScheme::Bearer, &other, "status 403: Authentication error (code 10000)"),
+    ] {
+        let scene = scene_of(token, scheme, &[("zone_id", zone)]).await;
+        let text = scene.refused(&["192.0.2.1"]).await;
+        assert!(text.ends_with(answer), "{text}");
+        assert_eq!(scene.batches(), 0);
+    }
 }
 
 #[tokio::test]

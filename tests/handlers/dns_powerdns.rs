@@ -2,20 +2,17 @@
 //! the embedded server and Debian's PowerDNS; in `answers`, against one that answers as it is told.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use picored::handler::Loaded;
 use picored_core::config::Handler;
 use picored_core::event::RunEnd;
-use picored_core::name::{AppName, NodeName};
 use picored_core::policy::AuthScheme;
-use picored_core::snapshot::{Endpoint, EndpointSet, Snapshot};
 use tokio::sync::OnceCell;
 
 use crate::powerdns::{KEY, Kind, NAME, Server, ZONES};
-use crate::support::{CEILING, event, grant, guest, handler, host_with_secret, snapshot};
+use crate::support::{addresses, cluster, grant, guest, handler, host_with_secret, run_in as run};
 
 /// What is tried.
 #[derive(Clone, Copy, Debug)]
@@ -95,24 +92,6 @@ impl Component {
         COMPILED[self as usize].get_or_init(async || drop(load().await)).await;
         load().await
     }
-}
-
-fn addresses(list: &[&str]) -> Vec<IpAddr> {
-    list.iter().map(|text| text.parse().unwrap()).collect()
-}
-
-/// A cluster that wants `wanted`, and of which `claimed` is its own.
-fn cluster(wanted: &[&str], claimed: &[&str]) -> Arc<Snapshot> {
-    let member = NodeName::new("a").unwrap();
-    let endpoints: Vec<_> =
-        addresses(wanted).into_iter().map(|address| Endpoint { member: member.clone(), address, port: 80 }).collect();
-    let set = EndpointSet { revision: format!("{wanted:?}"), endpoints, claimed: addresses(claimed) };
-    let apps = BTreeMap::from([(AppName::new("www").unwrap(), set)]);
-    Arc::new(Snapshot { apps, ..(*snapshot()).clone() })
-}
-
-async fn run(loaded: &Arc<Loaded>, snapshot: Arc<Snapshot>) -> RunEnd {
-    tokio::time::timeout(CEILING, loaded.run(event(), 1, snapshot)).await.expect("every run ends")
 }
 
 fn permanent(end: RunEnd) -> String {

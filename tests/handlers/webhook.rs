@@ -2,31 +2,42 @@
 
 use std::time::Duration;
 
-use picored::handler::Limits;
 use picored_core::config::Handler;
 use picored_core::event::{Event, RunEnd};
 use picored_core::name::AppName;
+use picored_core::policy::AuthScheme;
+use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::server::Server;
-use crate::support::{CEILING, event, grant, guest, handler, host, snapshot};
+use crate::support::{CEILING, event, grant, guest, handler, host_with_secret, snapshot};
 
-/// Tells `server` at `path` of an event.
+const KEY: &str = "what-both-sides-know";
+
+/// Tells `server` at `path` of an event, signed with [`KEY`].
 async fn told(server: &Server, path: &str, event: Event) -> RunEnd {
     let origin = server.origin();
     let config = [("url".to_owned(), format!("{origin}{path}"))].into();
     let http = vec![grant(&origin, &["POST"], &["/"], &["127.0.0.1/32"])];
     let configured = Handler { config, http, ..handler(guest("webhook")) };
-    let loaded = host(Limits::default()).load(&configured).await.unwrap();
+    let scheme = AuthScheme::HmacSha256Header { header: "x-hub-signature-256".into() };
+    let (host, configured) = host_with_secret(KEY, scheme, configured);
+    let loaded = host.load(&configured).await.unwrap();
     tokio::time::timeout(CEILING, loaded.run(event, 3, snapshot())).await.expect("every run ends")
 }
 
-/// The only request's head and body.
+/// The only request's head and body, as a receiver takes them: what is not signed by [`KEY`] is none of its matter.
 fn only(server: &Server) -> (String, Value) {
     let seen = server.seen();
     let [request] = seen.as_slice() else { panic!("{seen:?}") };
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
-    (head.to_ascii_lowercase(), serde_json::from_str(body).unwrap())
+    let head = head.to_ascii_lowercase();
+    let signature = head.lines().find_map(|line| line.strip_prefix("x-hub-signature-256: sha256=")).unwrap();
+    let bytes = (0..signature.len()).step_by(2).map(|at| u8::from_str_radix(&signature[at..at + 2], 16).unwrap());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, KEY.as_bytes());
+    hmac::verify(&key, body.as_bytes(), &bytes.collect::<Vec<_>>()).expect("the body is signed");
+    assert!(!request.contains(KEY), "{request}");
+    (head, serde_json::from_str(body).unwrap())
 }
 
 #[tokio::test]
