@@ -2,7 +2,8 @@
 // addresses that are up. It reads the same config as `builtin:dns-powerdns`, sends the same requests and says the same.
 //
 // Every run reads the records, and writes the whole of what differs in one request: which event it was does not matter.
-// A record that the operator has disabled is written back as it was, since PowerDNS replaces all of a type at once.
+// A record that the operator has disabled is written back as it was, since PowerDNS replaces all of a type at once. The
+// API key is the host's to add.
 
 import { app, encoded, guest as exported, invalid, number, optional, outcome, permanent } from "./picored.js";
 import { required, retry, send, warn } from "./picored.js";
@@ -16,12 +17,12 @@ const WANTS = [
   ["cluster", "endpoints", "The addresses to publish"],
   ["http", `GET ${ZONE_URL}`, "Reads the records"],
   ["http", `PATCH ${ZONE_URL}`, "Replaces those that differ"],
+  ["secret", "header", "PowerDNS's API key, as X-API-Key"],
   ["config", "api", "PowerDNS's address, such as http://127.0.0.1:8081"],
   ["config", "zone", "The zone, such as example.org."],
   ["config", "record", "The full name in it, such as www.example.org."],
   ["config", "ttl", "Optional: seconds that resolvers may keep the record, 1 to 86400; default 60"],
   ["config", "server", "Optional: PowerDNS's name for its server; default localhost"],
-  ["config", "api_key", "Optional: sent as X-API-Key"],
   ["config", "app", "Needed if the handler sees several applications: the one to publish"],
 ];
 
@@ -42,15 +43,13 @@ function handle() {
   }
   const ttl = number("ttl", 60, 1, 86400);
   const url = zoneUrl(zone);
-  const key = optional("api_key");
-  const headers = key === undefined ? [] : [["x-api-key", key]];
   const target = wanted(app("app"));
 
-  let found = read(zone, record, send("GET", `${url}?rrset_name=${encoded(record)}`, { headers }));
+  let found = read(zone, record, send("GET", `${url}?rrset_name=${encoded(record)}`));
   let update = compare(record, found, target, ttl);
-  if (update.rrsets.length > 0 && (found = whole(zone, record, url, headers))) update = compare(record, found, target, ttl);
+  if (update.rrsets.length > 0 && (found = whole(zone, record, url))) update = compare(record, found, target, ttl);
   if (update.rrsets.length === 0) return outcome(false, update.text);
-  send("PATCH", url, { headers, json: { rrsets: update.rrsets } });
+  send("PATCH", url, { json: { rrsets: update.rrsets } });
   return outcome(true, update.text);
 }
 
@@ -70,10 +69,10 @@ function zoneUrl(zone) {
  * Reads the zone without a filter. Before 5.0 PowerDNS leaves disabled records out of a filtered answer, and what is
  * written without them would delete them. A zone too large to be read is no reason to leave a dead address in it.
  */
-function whole(zone, record, url, headers) {
+function whole(zone, record, url) {
   let answer;
   try {
-    answer = send("GET", url, { headers });
+    answer = send("GET", url);
   } catch (failure) {
     if (failure.kind !== "too-large") throw failure;
     warn("the zone is too large to look for disabled records of this name: if there are any they are lost");
