@@ -1,11 +1,13 @@
 //! One daemon, put together: from a checked config to a running driver. Decides nothing.
 
+use std::fs::DirBuilder;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use picored_core::config::Config;
+use picored_core::config::{Config, DEFAULT_ADMIN_SOCKET};
 use picored_core::envelope::ClusterKey;
 use picored_core::node::{Node, Settings};
 use picored_core::status::Status;
@@ -17,6 +19,7 @@ use crate::driver::{Clock, Driver, Parts, wall};
 use crate::events::Events;
 use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES};
 use crate::net::Socket;
+use crate::service::Service;
 use crate::store::{self, StateDir};
 
 /// Runs a node until it is told to stop. `config_path` is where the config was read from, for the log.
@@ -47,6 +50,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     })?;
     let local = socket.local_address()?;
     let advertise = node.advertise.unwrap_or(local);
+    if node.admin_socket == Path::new(DEFAULT_ADMIN_SOCKET) {
+        make_own_folder(&node.admin_socket);
+    }
     let server = admin::Server::bind(&node.admin_socket)?;
     let mut random = [0; 32];
     SystemRandom::new().fill(&mut random).map_err(|_| anyhow::anyhow!("the system has no randomness to give"))?;
@@ -75,12 +81,22 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let (status, readers) = watch::channel(Arc::new(Status::default()));
     let (sender, commands) = Commands::channel(state.uploads_dir().to_owned(), MAX_COMPONENT_BYTES);
     let events = Events::default();
+    let service = Service::from_environment();
+    service.ready();
     let serving = tokio::spawn(server.serve(readers, events.clone(), sender));
-    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, commands, events };
+    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, commands, events, service };
     let ended = Driver::new(core, clock, parts).run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.
     let _ = serving.await;
     tracing::info!(target: "picored::node", "stopped");
     ended
+}
+
+/// The default socket's folder is picored's own and goes with each boot. Any other is the operator's to make; where this
+/// one cannot be made, binding says so.
+fn make_own_folder(socket: &Path) {
+    if let Some(folder) = socket.parent() {
+        let _ = DirBuilder::new().mode(0o755).create(folder);
+    }
 }

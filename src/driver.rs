@@ -23,6 +23,7 @@ use crate::events::Events;
 use crate::handler::{self, Host, LoadError, Loaded};
 use crate::net::Socket;
 use crate::notices;
+use crate::service::Service;
 use crate::store::StateDir;
 use crate::{check, signals};
 
@@ -99,6 +100,8 @@ pub struct Parts {
     pub commands: mpsc::Receiver<Command>,
     /// What happened lately.
     pub events: Events,
+    /// Who watches over the daemon.
+    pub service: Service,
 }
 
 /// The loop and what it holds.
@@ -115,6 +118,9 @@ pub struct Driver {
     status_at: Instant,
     commands: mpsc::Receiver<Command>,
     events: Events,
+    service: Service,
+    /// When the service manager was last told that the loop goes round.
+    told_alive: Instant,
     /// Who waits for the end of which delivery.
     asked: HashMap<DeliveryId, oneshot::Sender<Answer>>,
     /// One dry run at a time.
@@ -126,7 +132,7 @@ pub struct Driver {
 impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
-        let Parts { socket, host, state, seeds, apps, handlers, status, commands, events } = parts;
+        let Parts { socket, host, state, seeds, apps, handlers, status, commands, events, service } = parts;
         let slot = |config: Handler| (config.name.clone(), Arc::new(Slot { config, loaded: Mutex::default() }));
         Self {
             node,
@@ -141,6 +147,8 @@ impl Driver {
             status_at: Instant::default(),
             commands,
             events,
+            service,
+            told_alive: Instant::default(),
             asked: HashMap::new(),
             dry_runs: Arc::new(Semaphore::new(1)),
             inputs: mpsc::channel(INPUTS),
@@ -161,7 +169,8 @@ impl Driver {
             if let Some(ended) = self.ended.take() {
                 return ended;
             }
-            let wake = self.node.poll_timeout().map(|at| self.clock.to_tokio(at));
+            let wake = [self.node.poll_timeout(), self.tell_alive()].into_iter().flatten().min();
+            let wake = wake.map(|at| self.clock.to_tokio(at));
             let sleep = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -187,10 +196,22 @@ impl Driver {
                         return Ok(());
                     }
                     tracing::info!(target: "picored::node", "leaving");
+                    self.service.stopping();
                     self.node.handle(self.clock.now(), Input::Leave);
                 }
             }
         }
+    }
+
+    /// Feeds the watchdog if it is time to; when it will be again.
+    fn tell_alive(&mut self) -> Option<Instant> {
+        let every = self.service.alive_every()?;
+        let now = self.clock.now().at;
+        if self.told_alive == Instant::default() || now.since(self.told_alive) >= every {
+            self.told_alive = now;
+            self.service.alive();
+        }
+        Some(self.told_alive + every)
     }
 
     fn take_datagrams(&mut self) {

@@ -15,5 +15,6 @@ pub mod log;
 pub mod memory;
 pub mod net;
 mod notices;
+pub mod service;
 mod signals;
 pub mod store;
