@@ -1,11 +1,13 @@
 //! One daemon, put together: from a checked config to a running driver. Decides nothing.
 
+use std::fs::DirBuilder;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use picored_core::config::Config;
+use picored_core::config::{Config, DEFAULT_ADMIN_SOCKET};
 use picored_core::envelope::ClusterKey;
 use picored_core::node::{Node, Settings};
 use picored_core::status::Status;
@@ -18,6 +20,7 @@ use crate::events::Events;
 use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES, Secrets};
 use crate::metrics::{self, Metrics};
 use crate::net::Socket;
+use crate::service::Service;
 use crate::store::{self, StateDir};
 
 /// Runs a node until it is told to stop. `config_path` is where the config was read from, for the log.
@@ -56,6 +59,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         Some(address) => Some(metrics::listen(address).await?),
         None => None,
     };
+    if node.admin_socket == Path::new(DEFAULT_ADMIN_SOCKET) {
+        make_own_folder(&node.admin_socket);
+    }
     let server = admin::Server::bind(&node.admin_socket)?;
     let mut random = [0; 32];
     SystemRandom::new().fill(&mut random).map_err(|_| anyhow::anyhow!("the system has no randomness to give"))?;
@@ -84,11 +90,14 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let (status, readers) = watch::channel(Arc::new(Status::default()));
     let (sender, commands) = Commands::channel(state.uploads_dir().to_owned(), MAX_COMPONENT_BYTES);
     let events = Events::default();
+    let service = Service::from_environment();
+    service.ready();
     if let Some(listener) = metrics_listener {
         tokio::spawn(metrics::serve(listener, metrics.clone(), readers.clone()));
     }
     let serving = tokio::spawn(server.serve(readers, metrics.clone(), events.clone(), sender));
-    let parts = Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, metrics, commands, events };
+    let parts =
+        Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, metrics, commands, events, service };
     let ended = Driver::new(core, clock, parts).run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.
@@ -107,4 +116,12 @@ fn read_secrets(config: &Config) -> anyhow::Result<Arc<Secrets>> {
         tracing::warn!("{warning}");
     }
     Ok(secrets)
+}
+
+/// The default socket's folder is picored's own and goes with each boot. Any other is the operator's to make; where this
+/// one cannot be made, binding says so.
+fn make_own_folder(socket: &Path) {
+    if let Some(folder) = socket.parent() {
+        let _ = DirBuilder::new().mode(0o755).create(folder);
+    }
 }

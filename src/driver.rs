@@ -32,6 +32,7 @@ use crate::handler::Host;
 use crate::metrics::Metrics;
 use crate::net::Socket;
 use crate::notices;
+use crate::service::Service;
 use crate::store::StateDir;
 use crate::{check, signals};
 
@@ -109,6 +110,8 @@ pub struct Parts {
     pub commands: mpsc::Receiver<Command>,
     /// What happened lately.
     pub events: Events,
+    /// Who watches over the daemon.
+    pub service: Service,
 }
 
 /// The loop and what it holds.
@@ -125,6 +128,9 @@ pub struct Driver {
     metrics: Metrics,
     commands: mpsc::Receiver<Command>,
     events: Events,
+    service: Service,
+    /// When the service manager was last told that the loop goes round.
+    told_alive: Instant,
     /// Who waits for the end of which delivery.
     asked: HashMap<DeliveryId, oneshot::Sender<Answer>>,
     /// One dry run at a time.
@@ -136,7 +142,7 @@ pub struct Driver {
 impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
-        let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands, events } = parts;
+        let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands, events, service } = parts;
         let reports = mpsc::channel(REPORTS);
         let handlers = Handlers::new(host, &state, handlers, metrics.clone(), reports.0.clone());
         Self {
@@ -152,6 +158,8 @@ impl Driver {
             metrics,
             commands,
             events,
+            service,
+            told_alive: Instant::default(),
             asked: HashMap::new(),
             dry_runs: Arc::new(Semaphore::new(1)),
             reports,
@@ -172,7 +180,8 @@ impl Driver {
             if let Some(ended) = self.ended.take() {
                 return ended;
             }
-            let wake = self.node.poll_timeout().map(|at| self.clock.to_tokio(at));
+            let wake = [self.node.poll_timeout(), self.tell_alive()].into_iter().flatten().min();
+            let wake = wake.map(|at| self.clock.to_tokio(at));
             let sleep = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -201,10 +210,22 @@ impl Driver {
                         return Ok(());
                     }
                     tracing::info!(target: "picored::node", "leaving");
+                    self.service.stopping();
                     self.node.handle(self.clock.now(), Input::Leave);
                 }
             }
         }
+    }
+
+    /// Feeds the watchdog if it is time to; when it will be again.
+    fn tell_alive(&mut self) -> Option<Instant> {
+        let every = self.service.alive_every()?;
+        let now = self.clock.now().at;
+        if self.told_alive == Instant::default() || now.since(self.told_alive) >= every {
+            self.told_alive = now;
+            self.service.alive();
+        }
+        Some(self.told_alive + every)
     }
 
     fn take_datagrams(&mut self) {

@@ -17,5 +17,6 @@ pub mod memory;
 pub mod metrics;
 pub mod net;
 mod notices;
+pub mod service;
 mod signals;
 pub mod store;

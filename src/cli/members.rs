@@ -12,7 +12,7 @@ use crate::admin::client;
 /// With --json: an array of objects with `name`, `address`, `state`, `generation` and `apps`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  picored members\n  picored members --json | jq -r '.[] | select(.state == \
-                        \"alive\") | .name'\n  curl --unix-socket /run/picored.sock http://picored/v1/members")]
+                        \"alive\") | .name'\n  curl --unix-socket /run/picored/picored.sock http://picored/v1/members")]
 pub(super) struct Args {
     #[command(flatten)]
     daemon: Daemon,

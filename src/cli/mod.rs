@@ -5,9 +5,13 @@
 
 mod ask;
 mod check;
+mod completions;
 mod config_file;
+mod events;
 mod handler;
+mod init;
 mod keygen;
+mod man;
 mod members;
 mod run;
 mod status;
@@ -15,7 +19,7 @@ mod status;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Name lookups may wait for a slow resolver on threads of their own; so many at a time. A handler takes two of them at
 /// most, so the daemon's own always find one. A thread that is not needed is not there.
@@ -32,6 +36,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Examples:
   picored demo                               watch it work, on this machine alone
+  picored init                               write a config, asking four questions
   picored check --config picored.toml        see whether a config is good
   picored run --config picored.toml          run a node
   picored members                            ask the node on this machine who is there
@@ -43,11 +48,15 @@ enum Verb {
     Run(run::Args),
     #[command(about = "Show a cluster of three nodes lose and regain servers, on this machine alone")]
     Demo(crate::demo::DemoArgs),
+    Init(init::Args),
     Check(check::Args),
     Keygen(keygen::Args),
     Members(members::Args),
     Status(status::Args),
+    Events(events::Args),
     Handler(handler::Args),
+    Completions(completions::Args),
+    Man(man::Args),
     /// Compile a component from standard input to standard output: the daemon's own child process
     #[command(hide = true)]
     CompileComponent,
@@ -62,7 +71,11 @@ pub fn main() -> ExitCode {
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Members(args) => members::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Events(args) => events::run(&args),
         Verb::Handler(args) => handler::run(&args),
+        Verb::Init(args) => init::run(args),
+        Verb::Completions(args) => completions::run(&args, &mut Cli::command()),
+        Verb::Man(man::Args {}) => man::run(Cli::command()),
         Verb::CompileComponent => return crate::handler::compile::child_main(),
     };
     done.unwrap_or_else(|error| {
@@ -111,7 +124,6 @@ mod tests {
 
     #[test]
     fn command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 

@@ -16,7 +16,7 @@ use crate::log::printable;
 /// `resident_bytes` and `anonymous_bytes` (null where the system does not tell).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  picored status\n  picored status --json | jq '.handlers[] | {name, state, \
-                        last}'\n  curl --unix-socket /run/picored.sock http://picored/v1/status")]
+                        last}'\n  curl --unix-socket /run/picored/picored.sock http://picored/v1/status")]
 pub(super) struct Args {
     #[command(flatten)]
     daemon: Daemon,
@@ -69,11 +69,15 @@ fn handler(handler: &HandlerStatus) -> [String; 7] {
             )
         },
     );
+    let state = match handler.missing.len() {
+        0 => handler.state.clone(),
+        missing => format!("{}, {missing} not granted (see `picored handler list`)", handler.state),
+    };
     [
         handler.name.clone(),
         handler.source.clone(),
         version(handler),
-        handler.state.clone(),
+        state,
         handler.pending.to_string(),
         counts(&handler.outcomes),
         last,

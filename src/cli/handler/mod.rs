@@ -1,7 +1,9 @@
 //! `picored handler`: what concerns one handler or all of them; a verb is a file here too.
 
+mod inspect;
 mod list;
 mod rollback;
+mod run;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -10,7 +12,7 @@ use clap::Subcommand;
 
 use crate::admin::HandlerChange;
 
-/// Look at handlers and components
+/// Look at components, and at the handlers of a running node
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -22,6 +24,8 @@ enum Verb {
     List(list::Args),
     Upgrade(upgrade::Args),
     Rollback(rollback::Args),
+    Inspect(inspect::Args),
+    Run(run::Args),
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -29,6 +33,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Verb::List(args) => list::run(args),
         Verb::Upgrade(args) => upgrade::run(args),
         Verb::Rollback(args) => rollback::run(args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Run(args) => run::run(args),
     }
 }
 
@@ -40,4 +46,9 @@ fn changed(change: &HandlerChange) -> String {
         Some(before) => format!("{handler} runs {version}, until now {before}\n"),
         None => format!("{handler} runs {version}, until now nothing\n"),
     }
+}
+
+/// Lines of a config, under something that needs them.
+fn indented(lines: &str) -> String {
+    lines.lines().map(|line| format!("      {line}\n")).collect()
 }

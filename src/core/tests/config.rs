@@ -161,7 +161,7 @@ fn what_is_left_out_has_its_default() {
     let config = valid("least.toml");
     assert_eq!(config.node.bind.to_string(), "0.0.0.0:7946");
     assert_eq!(config.node.state_dir, PathBuf::from("/var/lib/picored"));
-    assert_eq!(config.node.admin_socket, PathBuf::from("/run/picored.sock"));
+    assert_eq!(config.node.admin_socket, PathBuf::from("/run/picored/picored.sock"));
     assert_eq!((config.cluster.seeds.len(), config.cluster.profile), (0, Profile::Lan));
     let app = &config.apps[0];
     assert_eq!((app.interval, app.timeout), (Duration::from_secs(5), Duration::from_secs(2)));

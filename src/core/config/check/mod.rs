@@ -22,7 +22,7 @@ use crate::policy::{host_name_problem, quoted};
 /// The gossip port where none is said.
 const DEFAULT_PORT: u16 = 7946;
 /// The admin socket's path where none is said.
-pub const DEFAULT_ADMIN_SOCKET: &str = "/run/picored.sock";
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/picored/picored.sock";
 /// Longest path of a Unix socket on Linux, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
