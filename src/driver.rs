@@ -19,13 +19,14 @@ use picored_core::time::{Instant, Now, Wall};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
 use crate::admin::{self, Answer, Change, Command, Refusal};
+use crate::check::Prober;
 use crate::events::Events;
 use crate::handler::{self, Host, LoadError, Loaded};
 use crate::metrics::Metrics;
 use crate::net::Socket;
 use crate::notices;
+use crate::signals;
 use crate::store::StateDir;
-use crate::{check, signals};
 
 /// Ends of tasks that wait to be taken in. Each task has one at most, so this bounds nothing but a burst.
 const INPUTS: usize = 256;
@@ -92,6 +93,8 @@ pub struct Parts {
     pub seeds: Vec<Seed>,
     /// What is checked.
     pub apps: Vec<App>,
+    /// Checks it.
+    pub prober: Prober,
     /// The handlers.
     pub handlers: Vec<Handler>,
     /// For the admin socket.
@@ -113,6 +116,7 @@ pub struct Driver {
     state: StateDir,
     seeds: Vec<Seed>,
     apps: Vec<App>,
+    prober: Prober,
     slots: HashMap<HandlerName, Arc<Slot>>,
     status: watch::Sender<Arc<Status>>,
     status_at: Instant,
@@ -130,7 +134,7 @@ pub struct Driver {
 impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
-        let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands, events } = parts;
+        let Parts { socket, host, state, seeds, apps, prober, handlers, status, metrics, commands, events } = parts;
         let slot = |config: Handler| (config.name.clone(), Arc::new(Slot { config, loaded: Mutex::default() }));
         Self {
             node,
@@ -140,6 +144,7 @@ impl Driver {
             state,
             seeds,
             apps,
+            prober,
             slots: handlers.into_iter().map(slot).collect(),
             status,
             status_at: Instant::default(),
@@ -350,10 +355,10 @@ impl Driver {
 
     fn check(&self, index: usize) {
         let Some(app) = self.apps.get(index).cloned() else { return };
-        let metrics = self.metrics.clone();
+        let (prober, metrics) = (self.prober.clone(), self.metrics.clone());
         self.start(async move {
             let begun = tokio::time::Instant::now();
-            let result = check::probe(&app.check, app.timeout).await;
+            let result = prober.probe(&app.check, app.timeout).await;
             metrics.checked(app.name.as_str(), begun.elapsed());
             Input::CheckDone { app: index, result }
         });

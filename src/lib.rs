@@ -19,3 +19,4 @@ pub mod net;
 mod notices;
 mod signals;
 pub mod store;
+pub mod tls;
