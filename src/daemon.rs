@@ -15,6 +15,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
 use crate::admin::{self, Commands};
+use crate::check::Prober;
 use crate::driver::{Clock, Driver, Parts, wall};
 use crate::events::Events;
 use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES, Secrets};
@@ -44,6 +45,10 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         limits: Limits::default(),
         metrics: metrics.clone(),
         secrets,
+    })?;
+    let prober = Prober::new(&apps, host.tls()).map_err(|errors| {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", errors.join("\n"))
     })?;
     let socket = Socket::bind(node.bind).await.map_err(|error| {
         let remedy = match error.kind() {
@@ -96,8 +101,20 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         tokio::spawn(metrics::serve(listener, metrics.clone(), readers.clone()));
     }
     let serving = tokio::spawn(server.serve(readers, metrics.clone(), events.clone(), sender));
-    let parts =
-        Parts { socket, host, state, seeds: cluster.seeds, apps, handlers, status, metrics, commands, events, service };
+    let parts = Parts {
+        socket,
+        host,
+        state,
+        seeds: cluster.seeds,
+        apps,
+        prober,
+        handlers,
+        status,
+        metrics,
+        commands,
+        events,
+        service,
+    };
     let ended = Driver::new(core, clock, parts).run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.

@@ -27,14 +27,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch as watch_channel};
 use self::handlers::Handlers;
 use self::versions::{Found, Version};
 use crate::admin::{Answer, Change, Command, Refusal};
+use crate::check::Prober;
 use crate::events::Events;
 use crate::handler::Host;
 use crate::metrics::Metrics;
 use crate::net::Socket;
 use crate::notices;
 use crate::service::Service;
+use crate::signals;
 use crate::store::StateDir;
-use crate::{check, signals};
 
 /// Ends of tasks that wait to be taken in. Each task has one at most, so this bounds nothing but a burst.
 const REPORTS: usize = 256;
@@ -100,6 +101,8 @@ pub struct Parts {
     pub seeds: Vec<Seed>,
     /// What is checked.
     pub apps: Vec<App>,
+    /// Checks it.
+    pub prober: Prober,
     /// The handlers.
     pub handlers: Vec<Handler>,
     /// For the admin socket.
@@ -122,6 +125,7 @@ pub struct Driver {
     state: StateDir,
     seeds: Vec<Seed>,
     apps: Vec<App>,
+    prober: Prober,
     handlers: Handlers,
     status: watch_channel::Sender<Arc<Status>>,
     status_at: Instant,
@@ -142,7 +146,8 @@ pub struct Driver {
 impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
-        let Parts { socket, host, state, seeds, apps, handlers, status, metrics, commands, events, service } = parts;
+        let Parts { socket, host, state, seeds, apps, prober, handlers, status, metrics, commands, events, service } =
+            parts;
         let reports = mpsc::channel(REPORTS);
         let handlers = Handlers::new(host, &state, handlers, metrics.clone(), reports.0.clone());
         Self {
@@ -152,6 +157,7 @@ impl Driver {
             state,
             seeds,
             apps,
+            prober,
             handlers,
             status,
             status_at: Instant::default(),
@@ -343,10 +349,10 @@ impl Driver {
 
     fn check(&self, index: usize) {
         let Some(app) = self.apps.get(index).cloned() else { return };
-        let metrics = self.metrics.clone();
+        let (prober, metrics) = (self.prober.clone(), self.metrics.clone());
         self.start(async move {
             let begun = tokio::time::Instant::now();
-            let result = check::probe(&app.check, app.timeout).await;
+            let result = prober.probe(&app.check, app.timeout).await;
             metrics.checked(app.name.as_str(), begun.elapsed());
             Input::CheckDone { app: index, result }
         });

@@ -20,3 +20,4 @@ mod notices;
 pub mod service;
 mod signals;
 pub mod store;
+pub mod tls;

@@ -3,17 +3,19 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::bail;
 use picored_core::config::Config;
 
+use crate::check::Prober;
 use crate::handler::{self, Secrets};
 use crate::store::{self, StateDir};
 
 /// Read a config as the daemon would, and say all that is wrong with it
 ///
-/// Looks at the files that the config names as well (the key, handlers from files, the state directory), so run it as
-/// the user that the daemon runs as. Changes nothing, and a running daemon does not mind.
+/// Looks at the files that the config names as well (the key, CA certificates, handlers from files, the state
+/// directory), so run it as the user that the daemon runs as. Changes nothing, and a running daemon does not mind.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  picored check --config picored.toml && systemctl restart picored")]
 pub(super) struct Args {
@@ -51,6 +53,9 @@ fn surroundings(config: &Config) -> Vec<String> {
             }
         }
         Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
+    }
+    if let Err(errors) = Prober::new(&config.apps, Arc::default()) {
+        problems.extend(errors.iter().map(ToString::to_string));
     }
     for declared in &config.handlers {
         if let Err(error) = handler::look(&declared.source) {

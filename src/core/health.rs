@@ -92,7 +92,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Check;
+    use crate::config::{Check, TcpCheck};
     use crate::name::AppName;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
@@ -101,11 +101,7 @@ mod tests {
         App {
             name: AppName::new("www").unwrap(),
             publish: vec![],
-            check: Check {
-                url: "http://127.0.0.1/".parse().unwrap(),
-                expect_status: vec![(200, 399)],
-                expect_body: None,
-            },
+            check: Check::Tcp(TcpCheck { host: "127.0.0.1".into(), port: 80 }),
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
             rise: 2,

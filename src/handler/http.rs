@@ -26,8 +26,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::handler::dry::DryRun;
 use crate::handler::limits::HttpLimits;
 use crate::handler::secrets::{Secrets, auth};
-use crate::handler::tls::Tls;
 use crate::metrics::HandlerMetrics;
+use crate::tls::Tls;
 
 /// A guest's request.
 #[derive(Clone, Debug)]

@@ -25,7 +25,6 @@ mod serve;
 mod source;
 mod store;
 mod text;
-mod tls;
 mod weigh;
 
 use std::path::PathBuf;
@@ -47,8 +46,8 @@ pub use self::secrets::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretError, Secrets
 use self::cache::Cache;
 use self::engine::Ticker;
 use self::store::State;
-use self::tls::Tls;
 use crate::metrics::Metrics;
+use crate::tls::Tls;
 
 /// Looks at a source without compiling or running anything: whether it is there, can be read, and is a component by its
 /// first bytes and size. For `picored check`; [`Host::load`] does all of it again.
@@ -224,6 +223,11 @@ impl Host {
                 mapped,
             }),
         })
+    }
+
+    /// The TLS that its handlers use, for who speaks it beside them.
+    pub fn tls(&self) -> Arc<Tls> {
+        self.shared.tls.clone()
     }
 
     /// Makes a handler ready: reads, compiles if the cache has no code of it, maps, links, and lets it describe itself

@@ -123,6 +123,13 @@ impl Setup {
         self
     }
 
+    /// With an application that a TCP check asks at `at`; `more` are further keys.
+    pub(crate) fn tcp_app(mut self, name: &str, at: SocketAddr, more: &str) -> Self {
+        let _ = writeln!(self.rest, "[[app]]\nname = \"{name}\"\npublish = [\"192.0.2.1\"]");
+        let _ = writeln!(self.rest, "check = {{ tcp = \"{at}\" }}\n{more}");
+        self
+    }
+
     /// With a handler from a file; `more` are further keys and tables.
     pub(crate) fn handler(mut self, name: &str, source: &Path, more: &str) -> Self {
         let _ = writeln!(self.rest, "[[handler]]\nname = \"{name}\"\nsource = \"file:{}\"\n{more}", source.display());

@@ -134,15 +134,100 @@ pub struct App {
     pub fall: u32,
 }
 
-/// An HTTP check: `GET` of a URL on this machine or near it.
+/// How an application is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// `http://host[:port]/path`.
+pub enum Check {
+    /// A request is answered as expected.
+    Http(HttpCheck),
+    /// A connection is taken.
+    Tcp(TcpCheck),
+}
+
+impl Check {
+    /// The port that is asked.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Http(check) => check.url.port_or_known_default().expect("http and https have one"),
+            Self::Tcp(check) => check.port,
+        }
+    }
+}
+
+/// An HTTP check: one request to a URL on this machine or near it. Redirects are not followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// `http://host[:port]/path` or `https://...`; no user information and no fragment.
     pub url: url::Url,
+    /// What is asked.
+    pub method: CheckMethod,
+    /// Sent beside the check's own; names and values that HTTP takes, and none that frames the message. A `host` among
+    /// them stands in the place of the URL's.
+    pub headers: Vec<(String, String)>,
     /// Inclusive ranges of statuses that are good.
     pub expect_status: Vec<(u16, u16)>,
     /// The body must contain this text, if given. The first 64 KiB are looked at.
     pub expect_body: Option<String>,
+    /// For https, and only there.
+    pub tls: Option<CheckTls>,
+}
+
+/// The method of an HTTP check. None has a body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CheckMethod {
+    /// `GET`
+    #[default]
+    Get,
+    /// `HEAD`
+    Head,
+    /// `OPTIONS`
+    Options,
+    /// `POST`
+    Post,
+}
+
+impl CheckMethod {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Get, Self::Head, Self::Options, Self::Post];
+
+    /// As HTTP writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Post => "POST",
+        }
+    }
+}
+
+/// What an https check demands of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckTls {
+    /// Whose certificate it shall be: the name in the `host` header where one is set, as a visitor's would be, and else
+    /// the URL's.
+    pub server_name: url::Host,
+    /// Who may vouch for it.
+    pub trust: Trust,
+}
+
+/// Whose word on a server's certificate counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// The platform's roots.
+    Platform,
+    /// The certificates in this PEM file, and no other.
+    CaFile(PathBuf),
+    /// Nobody's: any certificate is taken, an expired one and another's as well.
+    Anyone,
+}
+
+/// A TCP check: a connection is made, nothing is sent, and it is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpCheck {
+    /// A name to be resolved each time, or an address without brackets.
+    pub host: String,
+    /// From 1.
+    pub port: u16,
 }
 
 /// `[[handler]]`: a handler, what it is told, and what it may reach.

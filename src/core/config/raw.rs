@@ -211,7 +211,12 @@ impl<'t> Table<'t> {
     }
 }
 
-fn as_text<'t>(key: &str, value: &'t Spanned<DeValue<'t>>, findings: &mut Findings) -> Result<Text<'t>, Reported> {
+/// `value`, found at `key`, as text.
+pub(super) fn as_text<'t>(
+    key: &str,
+    value: &'t Spanned<DeValue<'t>>,
+    findings: &mut Findings,
+) -> Result<Text<'t>, Reported> {
     match value.get_ref() {
         DeValue::String(text) => Ok(Spanned::new(value.span(), text.as_ref())),
         DeValue::Integer(number) => {

@@ -629,7 +629,7 @@ impl Node {
                 name: app.name.clone(),
                 state,
                 changed: before.filter(|known| known.state == state).map_or(sequence, |known| known.changed),
-                port: app.check.url.port_or_known_default().unwrap_or(0),
+                port: app.check.port(),
                 publish: app.publish.clone(),
             }
         });

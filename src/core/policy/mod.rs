@@ -147,14 +147,16 @@ pub fn forbidden_request_header(name: &str) -> bool {
         "x-original-url",
         "x-rewrite-url",
     ];
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     // To what speaks CGI behind a server, `_` and `-` are the same.
     let plain = name.to_ascii_lowercase().replace('_', "-");
     let fronts = ["proxy-", "x-forwarded-"];
-    name.is_empty()
-        || !name.bytes().all(token)
-        || OWN.contains(&plain.as_str())
-        || fronts.iter().any(|front| plain.starts_with(front))
+    !is_header_name(name) || OWN.contains(&plain.as_str()) || fronts.iter().any(|front| plain.starts_with(front))
+}
+
+/// Whether `name` could be the name of a header.
+pub(crate) fn is_header_name(name: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(token)
 }
 
 /// `text` with its control characters replaced, and cut where it is too long for a reason.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use picored_core::config::{Config, MAX_TEXT_LEN, Profile, Seed, Source};
+use picored_core::config::{Check, CheckMethod, Config, MAX_TEXT_LEN, Profile, Seed, Source, TcpCheck, Trust};
 use picored_core::event::EventKind;
 use picored_core::policy::{AuthScheme, Grant};
 
@@ -104,14 +104,27 @@ fn the_sample_gives_its_values() {
     assert_eq!(config.cluster.key_file, Some(PathBuf::from("/etc/picored/key")));
     assert_eq!(config.cluster.profile, Profile::Wan);
 
-    let [app] = &config.apps[..] else { panic!("{:?}", config.apps) };
+    let [app, shop, database] = &config.apps[..] else { panic!("{:?}", config.apps) };
     assert_eq!(app.name.as_str(), "www");
     assert_eq!(app.publish, ["203.0.113.5".parse::<std::net::IpAddr>().unwrap(), "2001:db8::5".parse().unwrap()]);
-    assert_eq!(app.check.url.as_str(), "http://127.0.0.1:8080/health");
-    assert_eq!(app.check.expect_status, [(200, 299), (304, 304)]);
-    assert_eq!(app.check.expect_body.as_deref(), Some("OK"));
+    let Check::Http(check) = &app.check else { panic!("{:?}", app.check) };
+    assert_eq!(check.url.as_str(), "http://127.0.0.1:8080/health");
+    assert_eq!((check.method, check.headers.len(), &check.tls), (CheckMethod::Get, 0, &None));
+    assert_eq!(check.expect_status, [(200, 299), (304, 304)]);
+    assert_eq!(check.expect_body.as_deref(), Some("OK"));
     assert_eq!((app.interval, app.timeout), (Duration::from_secs(90), Duration::from_millis(500)));
     assert_eq!((app.rise, app.fall), (1, 5));
+
+    let Check::Http(check) = &shop.check else { panic!("{:?}", shop.check) };
+    assert_eq!(check.url.as_str(), "https://127.0.0.1/health");
+    assert_eq!(check.method, CheckMethod::Head);
+    let headers = [("host", "shop.example.org"), ("x-check", "picored")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    assert_eq!(check.headers, headers);
+    let tls = check.tls.as_ref().expect("it is https");
+    assert_eq!(tls.server_name, url::Host::Domain("shop.example.org".to_owned()));
+    assert_eq!(tls.trust, Trust::CaFile("/etc/picored/ca.pem".into()));
+    assert_eq!(shop.check.port(), 443);
+    assert_eq!(database.check, Check::Tcp(TcpCheck { host: "::1".into(), port: 5432 }));
 
     let [handler] = &config.handlers[..] else { panic!("{:?}", config.handlers) };
     assert_eq!(handler.name.as_str(), "dns");
@@ -166,7 +179,8 @@ fn what_is_left_out_has_its_default() {
     let app = &config.apps[0];
     assert_eq!((app.interval, app.timeout), (Duration::from_secs(5), Duration::from_secs(2)));
     assert_eq!((app.rise, app.fall), (2, 3));
-    assert_eq!((&app.check.expect_status[..], &app.check.expect_body), (&[(200, 399)][..], &None));
+    let Check::Http(check) = &app.check else { panic!("{:?}", app.check) };
+    assert_eq!((&check.expect_status[..], &check.expect_body), (&[(200, 399)][..], &None));
     let handler = &config.handlers[0];
     assert_eq!(handler.on, EventKind::ALL);
     assert!(handler.apps.is_empty() && handler.config.is_empty());
@@ -174,6 +188,35 @@ fn what_is_left_out_has_its_default() {
     let grant = &handler.http[0];
     assert_eq!((grant.methods[0].as_str(), grant.paths[0].as_str()), ("GET", "/"));
     assert_eq!((grant.methods.len(), grant.paths.len(), grant.allow_private.len()), (1, 1, 0));
+}
+
+#[test]
+fn https_checks_demand_a_certificate_for_who_is_asked() {
+    let config = valid("checks.toml");
+    let trusted: Vec<(String, Trust)> = config
+        .apps
+        .iter()
+        .filter_map(|app| match &app.check {
+            Check::Http(check) => check.tls.as_ref(),
+            Check::Tcp(_) => None,
+        })
+        .map(|tls| (tls.server_name.to_string(), tls.trust.clone()))
+        .collect();
+    let expected = [
+        ("www.example.org".to_owned(), Trust::Platform),
+        ("[::1]".to_owned(), Trust::Anyone),
+        ("shop.example.org".to_owned(), Trust::Platform),
+    ];
+    assert_eq!(trusted, expected);
+    let tcp: Vec<(&str, u16)> = config
+        .apps
+        .iter()
+        .filter_map(|app| match &app.check {
+            Check::Tcp(check) => Some((check.host.as_str(), check.port)),
+            Check::Http(_) => None,
+        })
+        .collect();
+    assert_eq!(tcp, [("127.0.0.1", 25), ("localhost", 6379)]);
 }
 
 #[test]

@@ -40,7 +40,11 @@ const CORE: House = House {
 const SHELL: House = House {
     root: "..",
     floors: &[
-        Floor { name: "ground", together: false, modules: &["events", "http", "log", "memory", "service", "signals"] },
+        Floor {
+            name: "ground",
+            together: false,
+            modules: &["events", "http", "log", "memory", "service", "signals", "tls"],
+        },
         Floor { name: "metrics", together: false, modules: &["metrics"] },
         Floor { name: "shells", together: false, modules: &["admin", "check", "handler", "net", "notices", "store"] },
         Floor { name: "driver", together: false, modules: &["driver"] },

@@ -4,6 +4,7 @@
 //! it is there. Rules between values are held only where those values are sound, so that one mistake is told once.
 
 mod app;
+mod app_check;
 mod handler;
 mod secret;
 mod value;
@@ -13,11 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use self::value::{not_dialable, parse_path, socket_address};
+use self::value::{is_resolvable, not_dialable, parse_path, socket_address};
 use super::error::{Findings, Reported, all};
 use super::raw::{Table, Text, did_you_mean, document};
 use super::{Cluster, Config, MAX_APPS, MAX_HANDLERS, MAX_SEEDS, MAX_TEXT_LEN, Node, Profile, Seed};
-use crate::policy::{host_name_problem, quoted};
+use crate::policy::quoted;
 
 /// The gossip port where none is said.
 const DEFAULT_PORT: u16 = 7946;
@@ -191,17 +192,12 @@ fn seed(text: &Text<'_>, findings: &mut Findings) -> Result<Seed, Reported> {
     if let Ok(address) = written.parse::<IpAddr>() {
         return report(format!("add a port: \"{}\"", SocketAddr::new(address, DEFAULT_PORT)));
     }
-    // A last label of digits alone is a mistyped address to every resolver.
-    let is_name = |host: &str| {
-        let last = host.rsplit('.').next().unwrap_or_default();
-        host_name_problem(host).is_none() && !last.bytes().all(|byte| byte.is_ascii_digit())
-    };
     match written.rsplit_once(':') {
-        Some((host, port)) if is_name(host) => match port.parse::<u16>() {
+        Some((host, port)) if is_resolvable(host) => match port.parse::<u16>() {
             Ok(port) if port > 0 => Ok(Seed::Name(host.to_ascii_lowercase(), port)),
             _ => report(format!("the port is 1 to 65535: \"{host}:{DEFAULT_PORT}\"")),
         },
-        None if is_name(written) => report(format!("add a port: \"{written}:{DEFAULT_PORT}\"")),
+        None if is_resolvable(written) => report(format!("add a port: \"{written}:{DEFAULT_PORT}\"")),
         _ => report("write \"203.0.113.6:7946\", \"[2001:db8::6]:7946\" or \"seeds.example.org:7946\"".into()),
     }
 }

@@ -13,7 +13,7 @@ use toml::de::DeValue;
 use super::super::error::{Findings, Reported};
 use super::super::raw::{Table, Text, wrong_type};
 use crate::name::NameError;
-use crate::policy::quoted;
+use crate::policy::{host_name_problem, quoted};
 
 /// Longest path that is taken, in bytes; the system's own limit.
 const MAX_PATH: usize = 4095;
@@ -168,6 +168,12 @@ pub(super) fn socket_address(key: &str, text: &Text<'_>, findings: &mut Findings
         };
         findings.report(text.span(), format!("`{key}` is no address with a port: \"{}\"", quoted(written)), help)
     })
+}
+
+/// Whether a resolver would look `host` up. A last label of digits alone is a mistyped address to every one of them.
+pub(super) fn is_resolvable(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    host_name_problem(host).is_none() && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Why `address` is none that anybody could dial, if it is not, and what to write instead.

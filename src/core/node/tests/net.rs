@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::{Input, Invocation, Node, Notice, Output, Settings};
-use crate::config::{App, Check, Handler, Profile, Seed, Source};
+use crate::config::{App, Check, Handler, Profile, Seed, Source, TcpCheck};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
 use crate::event::{EventKind, RunEnd};
@@ -163,11 +163,7 @@ impl Net {
             apps: vec![App {
                 name: www(),
                 publish: vec![SocketAddr::from(([192, 0, 2, slot as u8 + 1], 80)).ip()],
-                check: Check {
-                    url: "http://127.0.0.1/".parse().unwrap(),
-                    expect_status: vec![(200, 399)],
-                    expect_body: None,
-                },
+                check: Check::Tcp(TcpCheck { host: "127.0.0.1".into(), port: 80 }),
                 interval: Duration::from_secs(5),
                 timeout: Duration::from_secs(2),
                 rise: 2,
