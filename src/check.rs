@@ -9,6 +9,7 @@ mod http;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,6 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::tls::{self, Tls};
-
-/// So much of a body is looked at.
-pub use self::http::BODY_LIMIT;
 
 /// Longest file of CA certificates, in bytes. All of the web's take a fifth of it.
 const CA_FILE_LIMIT: u64 = 1 << 20;
@@ -140,22 +138,30 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Connects to the first of the name's addresses that takes it. One that does not answer leaves the others their share
-/// of the time.
+/// Connects to the host, whatever address of it takes it.
 async fn connect(host: &str, port: u16, deadline: Instant, doing: &mut &'static str) -> Result<TcpStream, String> {
     let found = tokio::net::lookup_host((host, port)).await.map_err(|_| format!("cannot resolve {host}"))?;
     let addresses: Vec<_> = found.collect();
     *doing = "connecting";
-    let mut refusal = format!("{host} has no address");
+    match dial(&addresses, deadline).await {
+        Ok(stream) => Ok(stream),
+        Err(Some(error)) => Err(io_reason(&error)),
+        Err(None) => Err(format!("{host} has no address")),
+    }
+}
+
+/// Connects to the first address that takes it. One that does not answer leaves the others their share of the time.
+async fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Option<io::Error>> {
+    let mut refusal = None;
     for (index, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         let connecting = TcpStream::connect(address);
-        // The last one has all that is left, which is not its own to measure.
+        // The last one has all that is left, which is the caller's to measure.
         let connected = if left == 1 { Ok(connecting.await) } else { timeout(share, connecting).await };
         match connected {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => refusal = io_reason(&error),
+            Ok(Err(error)) => refusal = Some(error),
             Err(_) => {}
         }
     }

@@ -211,6 +211,22 @@ fn check_tells_all_that_is_wrong_around_the_text() {
 }
 
 #[test]
+fn a_ca_file_that_is_none_is_told_by_check_and_ends_the_start() {
+    let site = Site::new();
+    let check = format!("http = \"https://127.0.0.1/\", ca_file = \"{}\"", site.at("ca.pem").display());
+    let config = site.config(&site.good().replace("http = \"http://127.0.0.1:8080/health\"", &check));
+    let said = |error: &str| {
+        for verb in ["check", "run"] {
+            let complaint = complaint(1, &[verb, "--config", &config]);
+            assert!(complaint.contains(&format!("ca.pem of app www {error}")), "{verb}: {complaint}");
+        }
+    };
+    said("cannot be read: No such file");
+    fs::write(site.at("ca.pem"), "hello").unwrap();
+    said("has no certificate");
+}
+
+#[test]
 fn configs_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("none.toml");

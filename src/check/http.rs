@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use picored_core::config::{CheckMethod, HttpCheck};
@@ -24,7 +24,7 @@ use super::{connect, io_reason};
 use crate::tls;
 
 /// So much of a body is looked at.
-pub const BODY_LIMIT: usize = 64 * 1024;
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
 
 /// So much room the head of an answer has.
 const HEAD_LIMIT: usize = 16 * 1024;
@@ -104,6 +104,10 @@ fn request(check: &HttpCheck) -> Result<Request<Empty<Bytes>>, String> {
     headers.insert(HOST, value(&authority)?);
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("picored/", env!("CARGO_PKG_VERSION"))));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if check.method == CheckMethod::Post {
+        // Without a length many servers refuse a POST.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     for (name, text) in &check.headers {
         let name = HeaderName::try_from(name).map_err(|_| "a header has a name that cannot be sent")?;
         headers.insert(name, value(text)?);

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use picored_core::config::{CheckMethod, HttpCheck, TcpCheck};
 
+use super::http::BODY_LIMIT;
 use super::*;
 
 /// Long enough for any answer that comes at all.
@@ -233,6 +234,13 @@ async fn connecting_has_its_place_in_the_timeout() {
     let timed_out = Err("timed out after 200ms connecting".to_owned());
     assert_eq!(probe(&check(address), SHORT).await, timed_out);
     assert_eq!(probe_tcp("127.0.0.1", address.port(), SHORT).await, timed_out);
+
+    // The other addresses of a name get their share, also behind one that is closed.
+    let open = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+    let addresses = [closed, address, open.local_addr().unwrap()];
+    let stream = dial(&addresses, Instant::now() + 5 * SHORT).await.unwrap();
+    assert_eq!(stream.peer_addr().unwrap(), addresses[2]);
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use url::Host;
 
 use super::{PATIENT, SHORT, read_head};
-use crate::check::{BODY_LIMIT, CheckError, Prober};
+use crate::check::http::BODY_LIMIT;
+use crate::check::{CheckError, Prober};
 
 const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
 
@@ -111,7 +112,6 @@ async fn a_server_that_the_ca_file_vouches_for_is_good() {
 async fn certificates_are_refused_for_a_reason() {
     let cases = [
         ("cert.pem", "localhost", trusting("ca2.pem"), "is of an unknown issuer"),
-        ("cert.pem", "localhost", Trust::Platform, "is of an unknown issuer"),
         ("cert.pem", "127.0.0.1", trusting("ca.pem"), "is not valid for name 127.0.0.1"),
         ("expired.pem", "localhost", trusting("ca2.pem"), "has expired"),
         ("early.pem", "localhost", trusting("ca2.pem"), "is not valid yet"),
@@ -120,6 +120,13 @@ async fn certificates_are_refused_for_a_reason() {
         let said = verdict(certificate, host, trust).await;
         assert_eq!(said, Err(format!("the server's certificate {why}")), "{certificate} as {host}");
     }
+}
+
+#[tokio::test]
+async fn without_a_ca_file_it_is_the_platform_that_vouches() {
+    let refusal = verdict("cert.pem", "localhost", Trust::Platform).await.unwrap_err();
+    let reasons = ["the server's certificate is of an unknown issuer", "the platform has no root certificates"];
+    assert!(reasons.iter().any(|reason| refusal.starts_with(reason)), "{refusal}");
 }
 
 #[tokio::test]
