@@ -71,7 +71,7 @@ async fn a_dry_run_reads_and_shows_what_it_would_write() {
 
     let dry = run_when_ready(&site, &setup, "writer", true).await;
     assert_eq!((dry.ended_as.as_deref(), &dry.outcome, dry.scope.as_str()), (Some("done"), &None, "www"), "{dry:?}");
-    assert!(dry.text.starts_with("204"), "{dry:?}");
+    assert!(dry.text.starts_with("status 204"), "{dry:?}");
     let [request] = &dry.requests[..] else { panic!("{dry:?}") };
     assert_eq!((request.method.as_str(), request.sent, request.body.as_str()), ("PATCH", false, "wanted"));
     assert_eq!((request.url.clone(), request.answer.as_str()), (format!("http://{}/zone", written.address()), "204"));
