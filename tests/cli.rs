@@ -5,13 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use picored_core::status::{AppStatus, HandlerStatus, LastRun, LastUpgrade, MemberStatus, Status};
+use picored_core::name::AppName;
+use picored_core::node::Notice;
+use picored_core::status::{AppStatus, HandlerStatus, LastRun, LastUpgrade, MemberStatus, MissingAsk, Status};
+use picored_core::time::Wall;
 use tokio::sync::{oneshot, watch};
 
 fn command(args: &[&str]) -> Command {
@@ -43,14 +48,20 @@ fn complaint(code: i32, args: &[&str]) -> String {
 #[test]
 fn help_names_the_verbs_and_each_has_an_example() {
     let help = said(&["--help"]);
-    for verb in ["run", "demo", "check", "keygen", "members", "status"] {
+    for verb in
+        ["run", "demo", "init", "check", "keygen", "members", "status", "events", "handler", "completions", "man"]
+    {
         assert!(help.contains(&format!("\n  {verb} ")), "{verb} in {help}");
     }
     assert!(help.contains("Exit codes:"), "{help}");
     assert!(!help.contains("compile-component"), "an inner matter: {help}");
-    for verb in ["run", "check", "keygen", "members", "status"] {
+    for verb in ["run", "init", "check", "keygen", "members", "status", "events", "completions", "man"] {
         let help = said(&[verb, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("  picored {verb}")), "{help}");
+    }
+    for verb in ["list", "inspect", "run"] {
+        let help = said(&["handler", verb, "--help"]);
+        assert!(help.contains("Example") && help.contains(&format!("  picored handler {verb}")), "{help}");
     }
 }
 
@@ -70,6 +81,13 @@ fn wrong_command_lines_end_with_2_and_the_right_usage() {
         &["run", "--config", "x", "--log-level", "loud"],
         &["members", "--socket", "x", "--config", "y"],
         &["keygen", "extra"],
+        &["handler"],
+        &["handler", "inspect"],
+        &["handler", "inspect", "x.wasm", "--config", "y"],
+        &["handler", "inspect", "--handler", "dns"],
+        &["handler", "run"],
+        &["handler", "run", "dns", "--event", "app-*"],
+        &["completions", "tcsh"],
     ] {
         assert!(complaint(2, args).contains("Usage:") || complaint(2, args).contains("--help"), "{args:?}");
     }
@@ -261,6 +279,9 @@ impl Node {
                 let (commands, _taken) = picored::admin::Commands::channel(path.with_extension("uploads"), 0);
                 ready.send(()).unwrap();
                 let events = picored::events::Events::default();
+                for app in ["www", "api"] {
+                    events.note(&Notice::Held { app: AppName::new(app).unwrap() }, Wall(1_769_860_800_000));
+                }
                 let publish = watch::Sender::new(Arc::new(status()));
                 tokio::select! {
                     () = server.serve(publish.subscribe(), Default::default(), events, commands) => {}
@@ -319,7 +340,10 @@ fn status() -> Status {
             }),
             pending: 1,
             outcomes: BTreeMap::from([("done".into(), 3), ("retry".into(), 1)]),
-            missing: Vec::new(),
+            missing: vec![MissingAsk {
+                ask: "http PATCH {api}/zones".into(),
+                remedy: "[[handler.http]]\nallow = \"http://127.0.0.1:8081\"".into(),
+            }],
             last: Some(last),
         }],
         datagrams: BTreeMap::from([("accepted".into(), 10), ("sent".into(), 12)]),
@@ -379,8 +403,9 @@ fn status_tells_people_what_the_node_does() {
     assert!(cfg!(not(target_os = "linux")) || line("memory").contains(" MiB resident, "), "{text}");
     assert_eq!(
         line("dns"),
-        "builtin:dns-powerdns  0123456789ab, unpinned, rolled-back 2026-01-31T11:00:00.000Z: trap: unreachable  ready  1 \
-               3 done, 1 retry  2026-01-31T12:00:00.000Z app-down www: done in 12.3 ms, \
+        "builtin:dns-powerdns  0123456789ab, unpinned, rolled-back 2026-01-31T11:00:00.000Z: trap: unreachable  ready, 1 \
+         not granted (see `picored handler list`)  1        3 done, 1 retry  2026-01-31T12:00:00.000Z app-down www: done \
+         in 12.3 ms, \
          try 2: published 1 address\\nforged  line"
     );
 }
@@ -441,4 +466,251 @@ fn a_daemon_that_is_not_there_is_told_with_a_remedy() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, "").unwrap();
     assert!(complaint(1, &["members", "--socket", shown]).contains("is not a socket"));
+}
+
+#[test]
+fn handlers_are_listed_with_what_they_are_not_granted() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path().join("picored.sock"));
+    assert_eq!(
+        said(&["handler", "list", "--socket", &node.socket]),
+        "\
+HANDLER  SOURCE                STATE  MISSING  LAST RUN
+dns      builtin:dns-powerdns  ready  1        done: published 1 address\\nforged  line
+
+dns asks for what it is not granted:
+  http PATCH {api}/zones
+      [[handler.http]]
+      allow = \"http://127.0.0.1:8081\"
+"
+    );
+    let json = said(&["handler", "list", "--socket", &node.socket, "--json"]);
+    assert_eq!(serde_json::from_str::<Vec<HandlerStatus>>(&json).unwrap(), status().handlers);
+}
+
+#[test]
+fn events_are_lines_for_people_and_for_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path().join("picored.sock"));
+    assert_eq!(
+        said(&["events", "--socket", &node.socket]),
+        "\
+2026-01-31T12:00:00.000Z held        www: up nowhere: the last set stays published
+2026-01-31T12:00:00.000Z held        api: up nowhere: the last set stays published
+"
+    );
+    let lines = said(&["events", "--socket", &node.socket, "--json"]);
+    let numbers = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["number"].clone());
+    assert_eq!(numbers.collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn who_follows_gets_what_was_and_ends_with_the_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path().join("picored.sock"));
+    let mut follower = command(&["events", "--follow", "--socket", &node.socket])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("www"));
+    assert!(lines.next().unwrap().unwrap().contains("api"));
+    drop(node);
+    let output = follower.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("has ended"), "{output:?}");
+}
+
+fn dist(name: &str) -> String {
+    format!("{}/handlers-wasm/dist/{name}.wasm", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn inspect_shows_what_a_component_is_and_asks_for() {
+    let component = dist("dns-powerdns");
+    let text = said(&["handler", "inspect", &component]);
+    for part in
+        ["exports     picored:handler/guest@0.1.0", "  picored:handler/http@0.1.0", "wit-component", "dns-powerdns"]
+    {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&said(&["handler", "inspect", &component, "--json"])).unwrap();
+    let bytes = fs::read(&component).unwrap();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    assert_eq!(json["size"], bytes.len());
+    assert_eq!(json["sha256"], digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    assert!(json["asks"].as_array().unwrap().iter().any(|ask| ask["kind"] == "http" && ask.get("standing").is_none()));
+    let same: serde_json::Value =
+        serde_json::from_str(&said(&["handler", "inspect", "builtin:dns-powerdns", "--json"])).unwrap();
+    assert_eq!((&same["sha256"], &same["asks"]), (&json["sha256"], &json["asks"]));
+}
+
+#[test]
+fn inspect_holds_asks_against_a_handlers_grants() {
+    let site = Site::new();
+    let grant = "[handler.config]\napi = \"http://127.0.0.1:8081\"\nzone = \"example.org.\"\n[[handler.http]]\nallow = \
+                 \"http://127.0.0.1:8081\"\nallow_private = [\"127.0.0.1/32\"]\n";
+    let section = site.good().replace(&format!("file:{}/dns.wasm", site.dir.path().display()), "builtin:dns-powerdns");
+    let config = site.config(&(section + grant));
+    let text = said(&["handler", "inspect", "--config", &config, "--handler", "dns"]);
+    for part in [
+        "  granted event app-* ",
+        "  missing event member-* ",
+        "      on = [\"app-up\", \"app-down\", \"member-*\"]\n",
+        "  granted http GET {api}/",
+        "  missing http PATCH {api}/",
+        "      methods = [\"PATCH\"]\n      paths = [\"/api/v1/servers/{server}/zones/example.org.\"]\n",
+        "  unset   config record ",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    let error = complaint(1, &["handler", "inspect", "--config", &config, "--handler", "nobody"]);
+    assert!(error.contains("has no handler nobody; it has: dns"), "{error}");
+}
+
+#[test]
+fn inspect_says_why_a_hostile_component_would_not_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken.wasm");
+    fs::write(&broken, [b"\0asm\x0d\0\x01\0".as_slice(), &[0xff; 300]].concat()).unwrap();
+    for (component, reason) in [
+        (dist("fixtures/describe-lies"), "cannot describe itself (trap)"),
+        (broken.to_str().unwrap().to_owned(), "the compiler refused it"),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        let output = command(&["handler", "inspect", &component]).env("TMPDIR", temp.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("sha256 "), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(reason), "{output:?}");
+        assert_eq!(names(temp.path()), Vec::<std::ffi::OsString>::new(), "nothing is left");
+    }
+    assert!(complaint(1, &["handler", "inspect", "/no/such.wasm"]).contains("cannot read file:/no/such.wasm"));
+    assert!(complaint(1, &["handler", "inspect", "builtin:nobody"]).contains("there are: "));
+}
+
+/// Runs `init` in `dir` with these lines on its standard input.
+fn init(dir: &Path, answers: &str, args: &[&str]) -> Output {
+    let mut child = command(&[&["init", "--out", "p.toml", "--key", "etc/key"], args].concat())
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end before it has read all.
+    let _ = child.stdin.take().unwrap().write_all(answers.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn init_asks_four_questions_and_what_it_writes_passes_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = init(dir.path(), "web9\n203.0.113.9 2001:db8::9\n\nhttp://127.0.0.1:8080/health\n", &[]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("made the cluster's key etc/key"), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.ends_with(": ")).count(), 4);
+    assert_eq!(fs::metadata(dir.path().join("etc/key")).unwrap().mode() & 0o7777, 0o600);
+    let text = fs::read_to_string(dir.path().join("p.toml")).unwrap();
+    for line in
+        ["name = \"web9\"", "bind = \"0.0.0.0:7946\"", "advertise = \"203.0.113.9:7946\"", "# Unique in the cluster."]
+    {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+    // The state directory's default is not for every user to write.
+    let text = text.replace("# state_dir = \"/var/lib/picored\"", "state_dir = \"state\"");
+    fs::write(dir.path().join("q.toml"), text).unwrap();
+    let checked = command(&["check", "--config", "q.toml"]).current_dir(dir.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&checked.stdout), "ok: node web9 of cluster site, 0 seeds, 1 app, 0 handlers\n");
+
+    let again = init(dir.path(), "", &["--yes"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("p.toml is there already and stays as it is"), "{again:?}");
+}
+
+#[test]
+fn init_takes_flags_for_answers_and_makes_no_key_beside_a_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--yes", "--name", "web1", "--publish", "2001:db8::5", "--seed", "2001:db8::6", "--seed", "web3"];
+    let output = init(dir.path(), "", &flags);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("copy that of another node"), "{output:?}");
+    assert!(!dir.path().join("etc").exists());
+    let text = fs::read_to_string(dir.path().join("p.toml")).unwrap();
+    for line in ["bind = \"[::]:7946\"", "seeds = [\"[2001:db8::6]:7946\", \"web3:7946\"]"] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
+
+#[test]
+fn init_refuses_bad_answers_and_writes_nothing() {
+    for (answers, args, reason) in [
+        ("-bad-\n", &[][..], "a name has"),
+        ("web1\nnowhere\n", &[], "is no IP address"),
+        ("web1\n", &[], "standard input has ended: answer with --publish"),
+        ("", &["--yes", "--publish", "x"], "--publish: `x` is no IP address"),
+        ("", &["--yes", "--publish", "203.0.113.5", "--seed", "a b:c"], "no good config"),
+        ("", &["--yes", "--publish", "203.0.113.5", "--check", "ping"], "neither a URL"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let output = init(dir.path(), answers, args);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(reason), "{reason} in {output:?}");
+        assert_eq!(names(dir.path()), Vec::<std::ffi::OsString>::new(), "{reason}");
+    }
+}
+
+#[test]
+fn completions_are_scripts_that_know_the_verbs() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = said(&["completions", shell]);
+        for word in ["inspect", "--dry-run", "--follow"] {
+            let word = if shell == "fish" { word.trim_start_matches('-') } else { word };
+            assert!(script.contains(word), "{word} in {shell}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("picored"), said(&["completions", "bash"])).unwrap();
+    let parsed = Command::new("bash").arg("-n").arg(dir.path().join("picored")).output();
+    // Where there is no bash, nobody needs its completions.
+    assert!(parsed.is_err() || parsed.as_ref().is_ok_and(|parsed| parsed.status.success()), "{parsed:?}");
+}
+
+#[test]
+fn the_manual_page_has_every_verb_and_renders() {
+    let page = said(&["man"]);
+    for section in ["PICORED RUN", "PICORED HANDLER INSPECT", "PICORED EVENTS"] {
+        assert!(page.contains(section), "{section} in {page}");
+    }
+    assert!(!page.contains("COMPILE"), "an inner matter");
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("picored.1"), page).unwrap();
+    let Ok(shown) = Command::new("man").args(["--warnings", "-l"]).arg(dir.path().join("picored.1")).output() else {
+        return;
+    };
+    assert!(shown.status.success() && shown.stderr.is_empty(), "{shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("--dry-run"));
+}
+
+#[test]
+fn the_service_manager_is_told_of_the_start_the_loop_and_the_end() {
+    let site = Site::new();
+    let config = site.config(&site.good().replace("127.0.0.1:7946", "127.0.0.1:0"));
+    let manager = UnixDatagram::bind(site.at("notify")).unwrap();
+    let mut daemon = command(&["run", "--config", &config])
+        .env("NOTIFY_SOCKET", site.at("notify"))
+        .env("WATCHDOG_USEC", "200000")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let hear = || {
+        let mut buffer = [0; 64];
+        manager.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        let length = manager.recv(&mut buffer).expect("the manager is told");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    assert_eq!([hear(), hear(), hear()], ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), rustix::process::Signal::TERM).unwrap();
+    while hear() != "STOPPING=1" {}
+    assert!(daemon.wait().unwrap().success());
 }

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use picored_core::config::Config;
 use picored_core::name::NodeName;
+use picored_core::policy::closed_range;
 
 use crate::log::printable;
 use crate::store;
@@ -46,7 +47,7 @@ pub(super) struct Args {
     /// This node's name, unique in the cluster [default: the host's name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// A public address of this machine, which visitors use; may come several times [default: that of the default route]
+    /// A public address of this machine, which visitors use; may come several times [default: those of the default routes, if they are public]
     #[arg(long, value_name = "ADDRESS")]
     publish: Vec<String>,
     /// Another node's address or name, with a port if it is not 7946; may come several times [default: none, which makes
@@ -118,17 +119,23 @@ impl Answers {
 # picored's config on {name}. `picored check --config FILE` says what is wrong with it, where, and what to do.
 
 [node]
-name = {name_text}                 # unique in the cluster
-bind = \"{bind}\"         # gossip, UDP
-advertise = \"{advertise}\"    # what other nodes dial
+# Unique in the cluster.
+name = {name_text}
+# Gossip, over UDP: where this node listens, and what the others dial.
+bind = \"{bind}\"
+advertise = \"{advertise}\"
 # state_dir = \"/var/lib/picored\"
 # admin_socket = \"{socket}\"
 
 [cluster]
-name = {cluster}               # the same on every node
-seeds = [{seeds}]                    # where to look for other nodes: a few are enough
-key_file = {key}    # the same file on every node; `picored keygen` makes one
-# profile = \"wan\"              # between sites: slower to act, more patient
+# The same on every node.
+name = {cluster}
+# Where to look for other nodes; a few are enough.
+seeds = [{seeds}]
+# The same file on every node. `picored keygen` makes one.
+key_file = {key}
+# Between sites: slower to act, more patient.
+# profile = \"wan\"
 
 # What is kept up: its addresses stay in the record while the check is good. One section for each application.
 [[app]]
@@ -137,8 +144,9 @@ publish = [{publish}]
 check = {check}
 # interval = \"5s\"
 # timeout = \"2s\"
-# rise = 2                     # so many good checks in a row make it up
-# fall = 3                     # so many bad ones make it down
+# So many good checks in a row make it up, so many bad ones down.
+# rise = 2
+# fall = 3
 
 # What acts on it. `picored handler inspect builtin:dns-powerdns` says what this one asks for.
 # [[handler]]
@@ -152,7 +160,8 @@ check = {check}
 # record = \"www.example.org.\"
 # ttl = 30
 #
-# [[handler.http]]             # what it may call; everything else is refused
+# What it may call; everything else is refused.
+# [[handler.http]]
 # allow = \"https://dns.example.org\"
 # methods = [\"GET\", \"PATCH\"]
 # paths = [\"/api/v1/servers/localhost/zones/example.org.\"]
@@ -268,12 +277,13 @@ fn host_name() -> String {
     NodeName::new(first).map_or_else(|_| "web1".into(), |name| name.to_string())
 }
 
-/// The addresses from which this machine would reach public ones; nothing is sent.
+/// The public addresses from which this machine would reach others; nothing is sent. Others than public ones are for an
+/// operator to give: they would end up in the site's DNS.
 fn own_addresses() -> String {
     let own = |bind: &str, public: &str| {
         let socket = UdpSocket::bind(bind).ok()?;
         socket.connect(public).ok()?;
-        Some(socket.local_addr().ok()?.ip()).filter(|address| !address.is_unspecified() && !address.is_loopback())
+        Some(socket.local_addr().ok()?.ip()).filter(|address| closed_range(*address).is_none())
     };
     let found = [own("0.0.0.0:0", "192.0.2.1:9"), own("[::]:0", "[2001:db8::1]:9")];
     found.into_iter().flatten().map(|address| address.to_string()).collect::<Vec<_>>().join(" ")

@@ -21,7 +21,9 @@ pub(super) fn run(command: clap::Command) -> anyhow::Result<ExitCode> {
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
-    man.render_extra_section(&mut page)?;
+    let mut examples = Roff::new();
+    add_examples(&command, &mut examples);
+    examples.to_writer(&mut page)?;
     for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         section(verb, &mut page)?;
         for inner in verb.get_subcommands().filter(|verb| !verb.is_hide_set()) {
@@ -51,12 +53,17 @@ fn section(verb: &clap::Command, page: &mut Vec<u8>) -> anyhow::Result<()> {
         roff.text([roman(argument.to_string())]);
         roff.text([roman(help)]);
     }
+    add_examples(verb, &mut roff);
+    roff.to_writer(page)?;
+    Ok(())
+}
+
+/// What stands below a verb's help, line by line as it is there.
+fn add_examples(verb: &clap::Command, roff: &mut Roff) {
     if let Some(examples) = verb.get_after_help() {
         roff.control("PP", []);
         roff.control("nf", []);
         roff.text([roman(examples.to_string())]);
         roff.control("fi", []);
     }
-    roff.to_writer(page)?;
-    Ok(())
 }

@@ -15,7 +15,7 @@ pub enum Standing {
     Granted,
     /// It does not, and a call that needs it is refused. The lines of the handler's section that would grant it.
     Missing(String),
-    /// A value of `[handler.config]` that is not there. Whether the handler can do without is for its reason to say.
+    /// A value of `[handler.config]`, or a secret of a grant, that is not there. Whether the handler can do without is for its reason to say.
     Unset(String),
     /// Nothing that can be granted: not known to this version, or not in the notation of its kind. Why.
     Unknown(String),
@@ -54,12 +54,24 @@ pub fn standing(kind: &str, value: &str, handler: &Handler) -> Standing {
         "cluster" if CLUSTER.contains(&value) => Standing::Granted,
         "cluster" => Standing::Unknown(format!("the cluster has no function {}", quoted(value))),
         "keyvalue" => Standing::Granted,
+        "secret" => secret(value, handler),
         _ => Standing::Unknown("this version of picored has nothing of that kind to grant".into()),
     }
 }
 
 fn config_lines(key: &str) -> String {
     format!("[handler.config]\n{} = \"...\"", quoted(key))
+}
+
+/// The scheme by which a secret goes with the handler's requests. The handler never sees it, so it may do without.
+fn secret(scheme: &str, handler: &Handler) -> Standing {
+    if handler.http.iter().filter_map(|grant| grant.auth.as_ref()).any(|auth| auth.scheme.as_str() == scheme) {
+        return Standing::Granted;
+    }
+    Standing::Unset(format!(
+        "# in its [[handler.http]]\nauth = {{ scheme = \"{}\", secret = \"...\" }}",
+        quoted(scheme)
+    ))
 }
 
 fn event(pattern: &str, handler: &Handler) -> Standing {
@@ -156,7 +168,7 @@ mod tests {
     fn config(handler: &str) -> Handler {
         let text = format!(
             "[node]\nname = \"a\"\nbind = \"127.0.0.1:7946\"\n[cluster]\nname = \"c\"\n[[handler]]\nname = \"dns\"\n\
-             source = \"builtin:dns-powerdns\"\n{handler}\n"
+             source = \"builtin:dns-powerdns\"\n{handler}\n[secrets]\ntoken = {{ env = \"TOKEN\" }}\n"
         );
         let config = Config::parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors}"));
         config.handlers.into_iter().next().unwrap()
@@ -174,7 +186,10 @@ paths = [\"/api/v1/servers/localhost/zones/example.org.\", \"/list\"]
 allow_private = [\"127.0.0.1/32\"]
 [[handler.http]]
 allow = \"https://*.example.org\"
-methods = [\"POST\"]";
+methods = [\"POST\"]
+[[handler.http]]
+allow = \"https://api.example.net\"
+auth = { scheme = \"bearer\", secret = \"token\" }";
 
     #[test]
     fn asks_are_held_against_the_section() {
@@ -190,6 +205,8 @@ methods = [\"POST\"]";
             ("cluster", "endpoints", "granted"),
             ("cluster", "shutdown", "unknown"),
             ("keyvalue", "default", "granted"),
+            ("secret", "bearer", "granted"),
+            ("secret", "basic", "unset"),
             ("root", "", "unknown"),
             ("http", "GET {api}/api/v1/servers/localhost/zones/{zone}", "granted"),
             ("http", "GET {api}/api/v1/servers/{server}/zones/{zone}", "granted"),

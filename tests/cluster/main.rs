@@ -12,6 +12,7 @@ mod health;
 mod hostile;
 mod join;
 mod node;
+mod operator;
 mod refusal;
 mod site;
 mod swaps;
