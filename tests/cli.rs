@@ -364,8 +364,7 @@ fn status_tells_people_what_the_node_does() {
     assert_eq!(
         line("dns"),
         "builtin:dns-powerdns  0123456789ab, unpinned, rolled-back 2026-01-31T11:00:00.000Z: trap: unreachable  ready  1 \
-               3 done, 1 retry  2026-01-31T12:00:00.000Z app-down www: done in 12.3 ms, \
-         try 2: published 1 address\\nforged  line"
+         \x20      3 done, 1 retry  2026-01-31T12:00:00.000Z app-down www: done in 12.3 ms, try 2: published 1 address\\nforged  line"
     );
 }
 
