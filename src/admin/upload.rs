@@ -28,6 +28,11 @@ impl Drop for Upload {
 }
 
 impl Upload {
+    /// Takes charge of the file at `path`.
+    pub fn of(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -62,6 +67,6 @@ impl Upload {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let path = folder.join(format!("upload-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok((Self { path }, file))
+        Ok((Self::of(path), file))
     }
 }

@@ -292,7 +292,8 @@ impl Handlers {
             Err(refusal) => {
                 let reason = refusal.reason.clone();
                 answer(reply, Err(refusal));
-                Some(Input::UpgradeRefused { handler: name, reason })
+                // Who cannot go back is told; nothing new was refused.
+                (takeover == Takeover::Upgrade).then_some(Input::UpgradeRefused { handler: name, reason })
             }
         }
     }
@@ -377,3 +378,6 @@ fn answer(reply: Option<oneshot::Sender<Answer>>, answer: Answer) {
         let _ = reply.send(answer);
     }
 }
+
+#[cfg(test)]
+mod tests;
