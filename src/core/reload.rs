@@ -9,15 +9,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{App, Cluster, Config, Handler, Node};
-use crate::name::HandlerName;
+use crate::config::{App, Cluster, Config, Handler, Node, SecretSource};
+use crate::name::{HandlerName, SecretName};
 
 /// What a reload would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The keys that only a start can take in, as `section.key`, in the order of the documentation.
     pub restart: Vec<String>,
-    /// What can change while the node runs: applications, handlers, then the cluster; each by name.
+    /// What can change while the node runs: applications, handlers, secrets, then the cluster; each by name.
     pub changes: Vec<Change>,
 }
 
@@ -43,6 +43,8 @@ pub enum Subject {
     App,
     /// A `[[handler]]`.
     Handler,
+    /// A line of `[secrets]`: where it is read from. What is read there may change without a reload.
+    Secret,
     /// `[cluster]`.
     Cluster,
 }
@@ -65,6 +67,7 @@ impl Subject {
         match self {
             Self::App => "app",
             Self::Handler => "handler",
+            Self::Secret => "secret",
             Self::Cluster => "cluster",
         }
     }
@@ -123,10 +126,11 @@ impl fmt::Display for Change {
 /// run.
 pub fn diff(old: &Config, new: &Config, replaced: &BTreeSet<HandlerName>) -> Plan {
     // Taken apart without `..`, here and below, so that a new key cannot be forgotten.
-    let Config { node, cluster, apps, handlers } = old;
+    let Config { node, cluster, apps, handlers, metrics, secrets } = old;
     let mut restart = node_keys(node, &new.node);
     let (fixed, live) = cluster_keys(cluster, &new.cluster);
     restart.extend(fixed);
+    restart.extend(differing([("metrics.listen", *metrics != new.metrics)]));
 
     let mut changes = Vec::new();
     let by_name = |apps: &[App]| apps.iter().map(|app| (app.name.clone(), app.clone())).collect();
@@ -134,6 +138,8 @@ pub fn diff(old: &Config, new: &Config, replaced: &BTreeSet<HandlerName>) -> Pla
     let by_name = |all: &[Handler]| all.iter().map(|handler| (handler.name.clone(), handler.clone())).collect();
     let keys = |name: &HandlerName, old: &Handler, new: &Handler| handler_keys(old, new, replaced.contains(name));
     each(Subject::Handler, &by_name(handlers), &by_name(&new.handlers), keys, &mut changes);
+    let source = |_: &SecretName, old: &SecretSource, new: &SecretSource| differing([("source", old != new)]);
+    each(Subject::Secret, secrets, &new.secrets, source, &mut changes);
     if !live.is_empty() {
         changes.push(Change { what: Subject::Cluster, name: None, change: Kind::Changed, keys: live });
     }
@@ -202,7 +208,7 @@ fn app_keys(old: &App, new: &App) -> Vec<String> {
 }
 
 fn handler_keys(old: &Handler, new: &Handler, has_other_bytes: bool) -> Vec<String> {
-    let Handler { name: _, source, on, apps, reconcile_every, timeout, config, http } = old;
+    let Handler { name: _, source, watch, on, apps, reconcile_every, timeout, config, http } = old;
     let names: BTreeSet<&String> = config.keys().chain(new.config.keys()).collect();
     let settings = names.into_iter().filter(|name| config.get(*name) != new.config.get(*name));
     let mut keys: Vec<String> = settings.map(|name| format!("config.{name}")).collect();
@@ -214,6 +220,7 @@ fn handler_keys(old: &Handler, new: &Handler, has_other_bytes: bool) -> Vec<Stri
         ("reconcile_every", *reconcile_every != new.reconcile_every),
         ("source", *source != new.source),
         ("timeout", *timeout != new.timeout),
+        ("watch", *watch != new.watch),
     ]));
     keys.sort();
     keys

@@ -20,6 +20,9 @@ seeds = ["127.0.0.2:7946"]
 key_file = "/etc/picored/key"
 profile = "lan"
 
+[secrets]
+key = { env = "KEY" }
+
 [[app]]
 name = "www"
 publish = ["203.0.113.5"]
@@ -50,7 +53,8 @@ name = "log"
 source = "file:/srv/log.wasm"
 "#;
 
-const SHOP: &str = "[[app]]\nname = \"shop\"\npublish = [\"203.0.113.5\"]\ncheck = { http = \"http://127.0.0.1:81/\" }\n";
+const SHOP: &str =
+    "[[app]]\nname = \"shop\"\npublish = [\"203.0.113.5\"]\ncheck = { http = \"http://127.0.0.1:81/\" }\n";
 const HOOK: &str = "[[handler]]\nname = \"hook\"\nsource = \"file:/srv/hook.wasm\"\n";
 
 fn plan_of(old: &str, new: &str, replaced: &[&str]) -> Plan {
@@ -80,6 +84,7 @@ fn each_edit_makes_its_plan() {
         ("name = \"example\"", "name = \"other\"", "needs a restart: cluster.name"),
         ("/etc/picored/key", "/etc/picored/other", "needs a restart: cluster.key_file"),
         ("profile = \"lan\"", "profile = \"wan\"", "needs a restart: cluster.profile"),
+        ("profile = \"lan\"", "[metrics]\nlisten = \"127.0.0.1:9946\"", "needs a restart: metrics.listen"),
         // What a running node takes in.
         ("seeds = [\"127.0.0.2:7946\"]", "seeds = [\"127.0.0.3:7946\"]", "cluster: changed seeds"),
         ("203.0.113.5", "203.0.113.6", "app www: changed publish"),
@@ -93,6 +98,9 @@ fn each_edit_makes_its_plan() {
         ("apps = [\"www\"]", "", "handler dns: changed apps"),
         ("reconcile_every = \"5m\"", "reconcile_every = \"1m\"", "handler dns: changed reconcile_every"),
         ("timeout = \"10s\"", "timeout = \"20s\"", "handler dns: changed timeout"),
+        ("log.wasm\"", "log.wasm\"\nwatch = true", "handler log: changed watch"),
+        ("key = { env = \"KEY\" }", "key = { file = \"/etc/key\" }", "secret key: changed source"),
+        ("key = { env = \"KEY\" }", "other = { env = \"KEY\" }", "secret key: removed\nsecret other: added"),
         ("ttl = 30", "ttl = 60", "handler dns: changed config.ttl"),
         ("ttl = 30", "record = \"www\"", "handler dns: changed config.record, config.ttl"),
         ("\"GET\", \"PATCH\"", "\"GET\"", "handler dns: changed http"),
