@@ -43,12 +43,12 @@ fn complaint(code: i32, args: &[&str]) -> String {
 #[test]
 fn help_names_the_verbs_and_each_has_an_example() {
     let help = said(&["--help"]);
-    for verb in ["run", "demo", "check", "keygen", "members", "status"] {
+    for verb in ["run", "demo", "check", "keygen", "members", "reload", "status"] {
         assert!(help.contains(&format!("\n  {verb} ")), "{verb} in {help}");
     }
     assert!(help.contains("Exit codes:"), "{help}");
     assert!(!help.contains("compile-component"), "an inner matter: {help}");
-    for verb in ["run", "check", "keygen", "members", "status"] {
+    for verb in ["run", "check", "keygen", "members", "reload", "status"] {
         let help = said(&[verb, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("  picored {verb}")), "{help}");
     }

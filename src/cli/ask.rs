@@ -1,4 +1,4 @@
-//! Which daemon `members` and `status` ask, and how: the flags and the runtime that both need.
+//! Which daemon is asked, and how: the flags and the runtime that all verbs need that ask one.
 
 use std::path::PathBuf;
 
