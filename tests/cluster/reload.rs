@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use picored_core::status::{HandlerStatus, Status};
 use rustix::process::Signal;
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use crate::node::{Line, Node, has_ended, is, is_event};
 use crate::site::{Setup, Site, fixture};
+use crate::upgrade::{rollback, upgrade, version};
 use crate::website::{Answer, Website};
 
 const APP: &str = "interval = \"100ms\"\ntimeout = \"30s\"\nrise = 1\nfall = 1";
@@ -221,4 +223,66 @@ async fn a_storm_of_signals_does_no_harm_and_the_last_file_counts() {
         *open.entry(line["delivery"].as_str().unwrap()).or_default() += change;
     }
     assert!(open.len() > 1 && open.values().all(|count| *count == 0), "{open:?}");
+}
+
+#[tokio::test]
+async fn what_was_installed_stays_under_another_config_and_goes_with_its_source() {
+    let site = Site::new();
+    let (file, installed) = (site.path("handler.wasm"), fs::read(fixture("echo")).unwrap());
+    fs::copy(fixture("ok"), &file).unwrap();
+    let website = Website::start(|_| Answer::Good).await;
+    let setup = |word: &str, source: &Path| {
+        let config = format!("[handler.config]\nword = \"{word}\"");
+        site.setup("n1", "127.0.0.1:0").app(&website, "192.0.2.1", APP).handler("tell", source, &config)
+    };
+    let node = site.start(&setup("one", &file));
+    node.shows_handler("tell", "a run", |shown| shown.outcomes.contains_key("done")).await;
+    upgrade(&node, "tell", installed.clone()).await.unwrap();
+    tells(&node, &["config.word=one"]).await;
+
+    site.write(&setup("two", &file));
+    assert_eq!(node.reload(&[]).await.1, "handler tell: changed config.word\napplied\n");
+    tells(&node, &["config.word=two"]).await;
+    let is_installed = |shown: &HandlerStatus| shown.version.as_ref() == Some(&version(&installed));
+    node.shows_handler("tell", "the installed version", is_installed).await;
+    // What ran under the config before does not come back with it.
+    rollback(&node, "tell").await.unwrap();
+    let is_source = |shown: &HandlerStatus| !is_installed(shown) && shown.state == "ready";
+    node.shows_handler("tell", "the source's version", is_source).await;
+    upgrade(&node, "tell", installed.clone()).await.unwrap();
+
+    let other = site.path("other.wasm");
+    fs::copy(fixture("state"), &other).unwrap();
+    site.write(&setup("two", &other));
+    assert_eq!(node.reload(&[]).await.1, "handler tell: changed source\napplied\n");
+    let is_other = |shown: &HandlerStatus| shown.version.as_ref() == Some(&version(&fs::read(&other).unwrap()));
+    node.shows_handler("tell", "the other source's version", is_other).await;
+    node.signal(Signal::TERM);
+    assert_eq!(node.end().await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn secrets_come_with_the_config_that_uses_them() {
+    let site = Site::new();
+    let website = Website::start(|_| Answer::Good).await;
+    let node = site.start(&told(&site, &website, "192.0.2.1", "one"));
+    tells(&node, &["config.word=one"]).await;
+    let key = site.path("api.key");
+    let grant = format!(
+        "[[handler.http]]\nallow = \"http://{0}\"\nallow_private = [\"127.0.0.1/32\"]\nauth = {{ scheme = \"bearer\", \
+         secret = \"key\" }}\n[handler.config]\nurl = \"http://{0}/health\"\n[secrets]\nkey = {{ file = {key:?} }}",
+        website.address()
+    );
+    site.write(&told(&site, &website, "192.0.2.1", "one").handler("ask", &fixture("fetch"), &grant));
+    let (code, _, complaint) = node.reload(&[]).await;
+    assert_eq!(code, Some(1));
+    assert!(complaint.contains("api.key"), "{complaint}");
+    assert_eq!(names(&node.status().await), ["tell"]);
+
+    picored::store::create_key_file(&key, &[9; 32]).unwrap();
+    let done = node.reload(&[]).await;
+    assert_eq!(done, (Some(0), "handler ask: added\nsecret key: added\napplied\n".into(), String::new()));
+    let is_answered =
+        |shown: &HandlerStatus| shown.last.as_ref().is_some_and(|last| last.text.starts_with("status 200"));
+    node.shows_handler("ask", "a run whose request went out", is_answered).await;
 }
