@@ -22,6 +22,7 @@ use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES, Secrets};
 use crate::metrics::{self, Metrics};
 use crate::net::Socket;
 use crate::service::Service;
+use crate::signals::Signals;
 use crate::store::{self, StateDir};
 
 /// Runs a node until it is told to stop. `config_path` is where the config was read from, for the log.
@@ -29,8 +30,10 @@ use crate::store::{self, StateDir};
 /// # Errors
 /// If something that the config names cannot be used, or the cluster refuses the node.
 pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
+    // From here on a signal is kept until the driver looks for it.
+    let signals = Signals::new()?;
     let secrets = read_secrets(&config)?;
-    let Config { node, cluster, apps, handlers, metrics: metrics_address, secrets: _ } = config;
+    let Config { node, cluster, apps, handlers, metrics: metrics_address, secrets: _ } = &config;
     let key = match &cluster.key_file {
         Some(path) => ClusterKey::new(store::read_key(path)?),
         None => ClusterKey::none(),
@@ -46,7 +49,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         secrets,
     })?;
-    let prober = Prober::new(&apps, host.tls()).map_err(|errors| {
+    let prober = Prober::new(apps, host.tls()).map_err(|errors| {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", errors.join("\n"))
     })?;
@@ -61,7 +64,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let local = socket.local_address()?;
     let advertise = node.advertise.unwrap_or(local);
     let metrics_listener = match metrics_address {
-        Some(address) => Some(metrics::listen(address).await?),
+        Some(address) => Some(metrics::listen(*address).await?),
         None => None,
     };
     if node.admin_socket == Path::new(DEFAULT_ADMIN_SOCKET) {
@@ -73,7 +76,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let clock = Clock::new();
     let settings = Settings {
         name: node.name.clone(),
-        cluster: cluster.name,
+        cluster: cluster.name.clone(),
         key,
         boot,
         advertise,
@@ -101,20 +104,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         tokio::spawn(metrics::serve(listener, metrics.clone(), readers.clone()));
     }
     let serving = tokio::spawn(server.serve(readers, metrics.clone(), events.clone(), sender));
-    let parts = Parts {
-        socket,
-        host,
-        state,
-        seeds: cluster.seeds,
-        apps,
-        prober,
-        handlers,
-        status,
-        metrics,
-        commands,
-        events,
-        service,
-    };
+    let parts =
+        Parts { socket, host, state, config, config_path, prober, signals, status, metrics, commands, events, service };
     let ended = Driver::new(core, clock, parts).run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.

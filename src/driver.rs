@@ -5,16 +5,18 @@
 
 mod handlers;
 mod manual;
+mod reload;
 mod versions;
 mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use picored_core::config::{App, Handler, Seed};
+use picored_core::config::{App, Config};
 use picored_core::digest::Digest;
 use picored_core::event::DeliveryId;
 use picored_core::name::HandlerName;
@@ -25,16 +27,18 @@ use picored_core::versions::Takeover;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as watch_channel};
 
 use self::handlers::Handlers;
+use self::reload::{Reload, Request};
 use self::versions::{Found, Version};
 use crate::admin::{Answer, Change, Command, Refusal};
 use crate::check::Prober;
+use crate::config_file;
 use crate::events::Events;
 use crate::handler::Host;
 use crate::metrics::Metrics;
 use crate::net::Socket;
 use crate::notices;
 use crate::service::Service;
-use crate::signals;
+use crate::signals::{Asked, Signals};
 use crate::store::StateDir;
 
 /// Ends of tasks that wait to be taken in. Each task has one at most, so this bounds nothing but a burst.
@@ -97,14 +101,14 @@ pub struct Parts {
     pub host: Host,
     /// Keeps the generation.
     pub state: StateDir,
-    /// Where to look for members.
-    pub seeds: Vec<Seed>,
-    /// What is checked.
-    pub apps: Vec<App>,
-    /// Checks it.
+    /// What the node was made from.
+    pub config: Config,
+    /// Where that was read, and is read again.
+    pub config_path: PathBuf,
+    /// Checks the applications.
     pub prober: Prober,
-    /// The handlers.
-    pub handlers: Vec<Handler>,
+    /// What asks from outside.
+    pub signals: Signals,
     /// For the admin socket.
     pub status: watch_channel::Sender<Arc<Status>>,
     /// Where times are collected.
@@ -123,9 +127,9 @@ pub struct Driver {
     clock: Clock,
     socket: Socket,
     state: StateDir,
-    seeds: Vec<Seed>,
-    apps: Vec<App>,
     prober: Prober,
+    reload: Reload,
+    signals: Signals,
     handlers: Handlers,
     status: watch_channel::Sender<Arc<Status>>,
     status_at: Instant,
@@ -146,19 +150,31 @@ pub struct Driver {
 impl Driver {
     /// A driver of `node`, whose clock is `clock`.
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
-        let Parts { socket, host, state, seeds, apps, prober, handlers, status, metrics, commands, events, service } =
-            parts;
+        let Parts {
+            socket,
+            host,
+            state,
+            config,
+            config_path,
+            prober,
+            signals,
+            status,
+            metrics,
+            commands,
+            events,
+            service,
+        } = parts;
         let reports = mpsc::channel(REPORTS);
-        let handlers = Handlers::new(host, &state, handlers, metrics.clone(), reports.0.clone());
+        let handlers = Handlers::new(host, &state, config.handlers.clone(), metrics.clone(), reports.0.clone());
         Self {
             node,
             clock,
             socket,
             state,
-            seeds,
-            apps,
             prober,
             handlers,
+            reload: Reload::new(config_path, config),
+            signals,
             status,
             status_at: Instant::default(),
             metrics,
@@ -179,7 +195,6 @@ impl Driver {
     /// If the node's name is another's, or the socket fails for good.
     pub async fn run(mut self) -> anyhow::Result<()> {
         self.handlers.start();
-        let mut stop = signals::Stop::new()?;
         let mut told_to_stop = 0;
         loop {
             self.do_outputs();
@@ -210,15 +225,19 @@ impl Driver {
                     self.take_datagrams();
                     self.node.handle_timeout(self.clock.now());
                 }
-                () = stop.next() => {
-                    told_to_stop += 1;
-                    if told_to_stop > 1 {
-                        return Ok(());
+                prepared = self.reload.prepared() => self.take_in(prepared),
+                asked = self.signals.next() => match asked {
+                    Asked::Reload => self.reload(Request { dry_run: false, reply: None }),
+                    Asked::Stop => {
+                        told_to_stop += 1;
+                        if told_to_stop > 1 {
+                            return Ok(());
+                        }
+                        tracing::info!(target: "picored::node", "leaving");
+                        self.service.stopping();
+                        self.node.handle(self.clock.now(), Input::Leave);
                     }
-                    tracing::info!(target: "picored::node", "leaving");
-                    self.service.stopping();
-                    self.node.handle(self.clock.now(), Input::Leave);
-                }
+                },
             }
         }
     }
@@ -255,8 +274,8 @@ impl Driver {
                         tracing::debug!(%to, %error, "sending");
                     }
                 }
-                Output::Resolve { seed } => self.resolve(seed),
-                Output::Check { app } => self.check(app),
+                Output::Resolve { name, port } => self.resolve(name, port),
+                Output::Check { number, app } => self.check(number, *app),
                 Output::Invoke(run) => self.handlers.invoke(*run),
                 Output::RollBack { handler } => {
                     self.handlers.roll_back(&handler);
@@ -312,6 +331,7 @@ impl Driver {
             Change::Run { handler, event, app, dry_run } => {
                 self.run_by_hand(&handler, event, app.as_ref(), dry_run, reply);
             }
+            Change::Reload { dry_run } => self.reload(Request { dry_run, reply: Some(reply) }),
             Change::Upgrade { handler, component } => {
                 let news = self.handlers.change(handler, Some(component), reply);
                 self.tell(news);
@@ -328,8 +348,7 @@ impl Driver {
         handlers::report(&self.reports.0, async { Report::Node(task.await) });
     }
 
-    fn resolve(&self, seed: usize) {
-        let Some(Seed::Name(name, port)) = self.seeds.get(seed).cloned() else { return };
+    fn resolve(&self, name: String, port: u16) {
         self.start(async move {
             let lookup = tokio::net::lookup_host((name.as_str(), port));
             let addresses: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await {
@@ -343,18 +362,17 @@ impl Driver {
                     Vec::new()
                 }
             };
-            Input::Resolved { seed, addresses }
+            Input::Resolved { name, port, addresses }
         });
     }
 
-    fn check(&self, index: usize) {
-        let Some(app) = self.apps.get(index).cloned() else { return };
+    fn check(&self, number: u64, app: App) {
         let (prober, metrics) = (self.prober.clone(), self.metrics.clone());
         self.start(async move {
             let begun = tokio::time::Instant::now();
             let result = prober.probe(&app.check, app.timeout).await;
             metrics.checked(app.name.as_str(), begun.elapsed());
-            Input::CheckDone { app: index, result }
+            Input::CheckDone { number, result }
         });
     }
 }

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod check;
 pub mod cli;
+mod config_file;
 pub mod daemon;
 pub mod demo;
 pub mod driver;

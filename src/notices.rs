@@ -2,12 +2,14 @@
 //!
 //! Targets and field names are a promise to whoever collects the log. Called by the driver alone.
 
+use std::path::Path;
 use std::time::Duration;
 
 use picored_core::digest::Digest;
 use picored_core::ledger::{Delivery, Outcome};
 use picored_core::node::Notice;
 use picored_core::record::AppState;
+use picored_core::reload::{Change, Plan};
 use picored_core::status::Status;
 use picored_core::versions::Takeover;
 
@@ -30,6 +32,24 @@ pub(crate) fn started(delivery: &Delivery, queued: Duration, version: Option<Dig
         queued_ms = milliseconds(queued),
         "started"
     );
+}
+
+/// What became of a reload: a line for each change, or one for why there is none.
+pub(crate) fn reloaded(path: &Path, done: Result<&Plan, &str>) {
+    let config = path.display();
+    match done {
+        Ok(plan) => {
+            for Change { what, name, change, keys } in &plan.changes {
+                let (what, name, keys) = (what.as_str(), name.as_deref(), keys.join(", "));
+                tracing::info!(target: "picored::config", what, name, keys, "{}", change.as_str());
+            }
+            let changes = plan.changes.len();
+            tracing::info!(target: "picored::config", %config, changes, "reloaded");
+        }
+        Err(reason) => {
+            tracing::error!(target: "picored::config", %config, reason, "not reloaded: the config in force stays");
+        }
+    }
 }
 
 /// One line for what happened.
@@ -102,7 +122,7 @@ fn ended(delivery: &Delivery, outcome: Outcome, end: Option<&picored_core::event
         };
     }
     match outcome {
-        Outcome::Done | Outcome::Superseded | Outcome::HandedOver => line!(info),
+        Outcome::Done | Outcome::Superseded | Outcome::HandedOver | Outcome::Cancelled => line!(info),
         Outcome::Retry => line!(warn),
         Outcome::Dead | Outcome::Permanent => line!(error),
     }

@@ -48,14 +48,25 @@ fn complaint(code: i32, args: &[&str]) -> String {
 #[test]
 fn help_names_the_verbs_and_each_has_an_example() {
     let help = said(&["--help"]);
-    for verb in
-        ["run", "demo", "init", "check", "keygen", "members", "status", "events", "handler", "completions", "man"]
-    {
+    for verb in [
+        "run",
+        "demo",
+        "init",
+        "check",
+        "keygen",
+        "members",
+        "reload",
+        "status",
+        "events",
+        "handler",
+        "completions",
+        "man",
+    ] {
         assert!(help.contains(&format!("\n  {verb} ")), "{verb} in {help}");
     }
     assert!(help.contains("Exit codes:"), "{help}");
     assert!(!help.contains("compile-component"), "an inner matter: {help}");
-    for verb in ["run", "init", "check", "keygen", "members", "status", "events", "completions", "man"] {
+    for verb in ["run", "init", "check", "keygen", "members", "reload", "status", "events", "completions", "man"] {
         let help = said(&[verb, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("  picored {verb}")), "{help}");
     }

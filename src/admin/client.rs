@@ -24,7 +24,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::commands::CHANGE_TIME;
-use super::{HandlerChange, HandlerRun, NodeStatus};
+use super::{HandlerChange, HandlerRun, NodeStatus, Reloaded};
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -157,6 +157,11 @@ pub async fn events(
     }
 }
 
+/// `POST /v1/reload`: the config of its file is taken in, or with `dry_run` only compared and tried.
+pub async fn reload(socket: &Path, dry_run: bool) -> Result<Reloaded, ClientError> {
+    post(socket, format!("/v1/reload{}", if dry_run { "?dry-run" } else { "" }), Vec::new()).await
+}
+
 /// The whole exchange ends within `patience`.
 pub(super) async fn get<T: DeserializeOwned>(
     socket: &Path,
@@ -191,12 +196,12 @@ fn refused(socket: &Path, status: StatusCode, body: &[u8]) -> ClientError {
     ClientError::Refused { path: socket.to_owned(), status: status.as_u16(), text: reason(body) }
 }
 
-/// What a refusal says.
+/// What a refusal says; each line of it keeps to itself.
 fn reason(body: &[u8]) -> String {
     let json = serde_json::from_slice::<serde_json::Value>(body).ok();
     let said = json.as_ref().and_then(|json| json["error"].as_str()).map(str::to_owned);
     let said = said.unwrap_or_else(|| String::from_utf8_lossy(body).trim().chars().take(200).collect());
-    crate::log::printable(&said).into_owned()
+    said.lines().map(crate::log::printable).collect::<Vec<_>>().join("\n")
 }
 
 async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {

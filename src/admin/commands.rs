@@ -11,6 +11,8 @@ use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
 use picored_core::event::EventKind;
 use picored_core::name::{AppName, HandlerName};
+use picored_core::reload::Plan;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -47,6 +49,21 @@ pub enum Change {
         /// Whether to record what would be written, and write nothing.
         dry_run: bool,
     },
+    /// Read the config anew and take it in.
+    Reload {
+        /// Only say what that would change.
+        dry_run: bool,
+    },
+}
+
+/// The answer to `POST /v1/reload`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whether the config of the file is in force now.
+    pub applied: bool,
+    /// What has changed with it, or would.
+    #[serde(flatten)]
+    pub plan: Plan,
 }
 
 /// What came of a command: something to tell, in JSON, or why it was not done.
@@ -137,6 +154,15 @@ pub(super) fn run(handler: HandlerName, query: &str) -> Result<Change, Refusal> 
         }
     }
     Ok(Change::Run { handler, event, app, dry_run })
+}
+
+/// Whether a reload shall only be tried. What is not understood here must not be done for real.
+pub(super) fn dry_run(query: &str) -> Result<bool, Refusal> {
+    match query {
+        "" => Ok(false),
+        "dry-run" => Ok(true),
+        _ => Err(Refusal::new(StatusCode::BAD_REQUEST, "after ? there may be dry-run and nothing else")),
+    }
 }
 
 /// Sees that nothing comes along with a command that takes nothing.

@@ -1,4 +1,4 @@
-//! Which daemon `members` and `status` ask, and how: the flags and the runtime that both need.
+//! Which daemon is asked, and how: the flags and the runtime that all verbs need that ask one.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ impl Daemon {
     ) -> anyhow::Result<T> {
         let socket = match (&self.socket, &self.config) {
             (Some(socket), _) => socket.clone(),
-            (None, Some(config)) => super::config_file::read(config)?.node.admin_socket,
+            (None, Some(config)) => crate::config_file::read(config)?.node.admin_socket,
             (None, None) => DEFAULT_ADMIN_SOCKET.into(),
         };
         Ok(super::runtime()?.block_on(question(socket))?)

@@ -25,7 +25,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = super::config_file::read(&args.config)?;
+    let config = crate::config_file::read(&args.config)?;
     let problems = surroundings(&config);
     if !problems.is_empty() {
         bail!("the config {} is well formed but cannot be used\n{}", args.config.display(), problems.join("\n"));

@@ -6,13 +6,13 @@
 mod ask;
 mod check;
 mod completions;
-mod config_file;
 mod events;
 mod handler;
 mod init;
 mod keygen;
 mod man;
 mod members;
+mod reload;
 mod run;
 mod status;
 
@@ -52,6 +52,7 @@ enum Verb {
     Check(check::Args),
     Keygen(keygen::Args),
     Members(members::Args),
+    Reload(reload::Args),
     Status(status::Args),
     Events(events::Args),
     Handler(handler::Args),
@@ -70,6 +71,7 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Members(args) => members::run(&args),
+        Verb::Reload(args) => reload::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Handler(args) => handler::run(&args),

@@ -24,7 +24,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = super::config_file::read(&args.config)?;
+    let config = crate::config_file::read(&args.config)?;
     log::init(args.log_format, args.log_level)?;
     crate::memory::prepare();
     let runtime = super::runtime()?;

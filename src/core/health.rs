@@ -21,8 +21,16 @@ pub struct Health {
     last_was_good: Option<bool>,
     reason: String,
     started: Instant,
-    /// `None` while a check runs.
-    next: Option<Instant>,
+    turn: Turn,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// The next check starts then.
+    Due(Instant),
+    /// The check of this number runs.
+    Running(u64),
 }
 
 impl Health {
@@ -34,8 +42,14 @@ impl Health {
             last_was_good: None,
             reason: String::new(),
             started: now,
-            next: Some(now),
+            turn: Turn::Due(now),
         }
+    }
+
+    /// The check is another from now on, and due at once. The verdict stays until the new one has said enough for another
+    /// (a wrong removal is worse than a late one); what the old one said, or may yet say, no longer counts.
+    pub fn begin_anew(&mut self, now: Instant) {
+        (self.in_a_row, self.last_was_good, self.turn) = (0, None, Turn::Due(now));
     }
 
     /// The verdict.
@@ -50,29 +64,39 @@ impl Health {
 
     /// When the next check is due; none while one runs.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next
+        match self.turn {
+            Turn::Due(next) => Some(next),
+            Turn::Running(_) => None,
+        }
     }
 
-    /// Starts the check that is due. False if none is.
-    pub fn start_check(&mut self, now: Instant) -> bool {
-        let due = self.next.is_some_and(|next| next <= now);
+    /// Starts the check that is due as `number`, which no other check has. False if none is due.
+    pub fn start_check(&mut self, now: Instant, number: u64) -> bool {
+        let due = self.poll_timeout().is_some_and(|next| next <= now);
         if due {
-            self.next = None;
+            self.turn = Turn::Running(number);
             self.started = now;
         }
         due
     }
 
-    /// A check has ended. True if the verdict changed.
-    pub fn finish_check(&mut self, now: Instant, app: &App, result: Result<(), String>, rng: &mut impl RngExt) -> bool {
-        if self.next.is_some() {
+    /// Check `number` has ended; nothing happens if it is not the one that is waited for. True if the verdict changed.
+    pub fn finish_check(
+        &mut self,
+        now: Instant,
+        number: u64,
+        app: &App,
+        result: &Result<(), String>,
+        rng: &mut impl RngExt,
+    ) -> bool {
+        if self.turn != Turn::Running(number) {
             return false;
         }
         let good = result.is_ok();
         self.in_a_row = if self.last_was_good == Some(good) { self.in_a_row.saturating_add(1) } else { 1 };
         self.last_was_good = Some(good);
         if let Err(reason) = result {
-            self.reason = reason;
+            self.reason.clone_from(reason);
         }
         let (verdict, needed) = if good { (AppState::Up, app.rise) } else { (AppState::Down, app.fall) };
         let changed = self.state != verdict && self.in_a_row >= needed;
@@ -84,7 +108,7 @@ impl Health {
         } else {
             Duration::min(app.interval, app.timeout)
         };
-        self.next = Some(Instant::max(now, self.started + wait));
+        self.turn = Turn::Due(Instant::max(now, self.started + wait));
         changed
     }
 }
@@ -120,11 +144,11 @@ mod tests {
             if start >= until_ms {
                 break;
             }
-            assert!(health.start_check(due));
-            assert!(!health.start_check(due), "never two at once");
+            assert!(health.start_check(due, start));
+            assert!(!health.start_check(due, start + 1), "never two at once");
             let (good, took) = answer(start);
             let end = due + Duration::from_millis(took);
-            if health.finish_check(end, &app, if good { Ok(()) } else { Err("bad".into()) }, &mut rng) {
+            if health.finish_check(end, start, &app, &if good { Ok(()) } else { Err("bad".into()) }, &mut rng) {
                 verdicts.push((end.since_origin().as_millis() as u64, health.state()));
             }
         }
@@ -191,8 +215,35 @@ mod tests {
         let mut health = Health::new(Instant::default());
         let mut rng = StdRng::seed_from_u64(3);
         for _ in 0..9 {
-            assert!(!health.finish_check(Instant::default(), &app(), Ok(()), &mut rng));
+            assert!(!health.finish_check(Instant::default(), 0, &app(), &Ok(()), &mut rng));
         }
         assert_eq!(health.state(), AppState::Unknown);
+    }
+    #[test]
+    fn another_check_begins_anew_and_the_verdict_stays_until_it_has_spoken() {
+        let (mut health, mut rng, app) = (Health::new(Instant::default()), StdRng::seed_from_u64(3), app());
+        let mut number = 0;
+        let mut check = |health: &mut Health, good: bool| {
+            number += 1;
+            let due = health.poll_timeout().unwrap();
+            assert!(health.start_check(due, number));
+            health.finish_check(due, number, &app, &if good { Ok(()) } else { Err("bad".into()) }, &mut rng);
+            (due, health.state())
+        };
+        for _ in 0..2 {
+            check(&mut health, true);
+        }
+        for _ in 0..2 {
+            assert_eq!(check(&mut health, false).1, AppState::Up);
+        }
+        // One bad check of the old kind is under way when the check changes.
+        let due = health.poll_timeout().unwrap();
+        assert!(health.start_check(due, 99));
+        health.begin_anew(due);
+        let mut other = StdRng::seed_from_u64(4);
+        assert!(!health.finish_check(due, 99, &app, &Err("bad".into()), &mut other));
+        let states: Vec<_> = (0..3).map(|_| check(&mut health, false)).collect();
+        assert_eq!(states[0], (due, AppState::Up), "at once, and with a clean slate");
+        assert_eq!((states[1].1, states[2].1), (AppState::Up, AppState::Down));
     }
 }

@@ -4,6 +4,7 @@
 //! handler: two runs that write one record would be a race. Behind what runs waits at most one other: every run writes the whole
 //! wanted state, so that a newer event makes an older one that still waits superfluous (its outcome is `superseded`).
 //! What fails is tried again with exponential backoff and jitter, or when the handler said, [`MAX_ATTEMPTS`] times in all.
+//! What a new config has no place for any more ends as `cancelled`, but a run goes on to its end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub enum Outcome {
     Superseded,
     /// Another node runs it now.
     HandedOver,
+    /// A new config has no handler for it: it did not run, or failed and is not tried again.
+    Cancelled,
 }
 
 impl Outcome {
@@ -79,6 +82,7 @@ impl Outcome {
             Self::Permanent => "permanent",
             Self::Superseded => "superseded",
             Self::HandedOver => "handed-over",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -86,6 +90,8 @@ impl Outcome {
 #[derive(Debug, Default)]
 struct Line {
     running: Option<Delivery>,
+    /// What runs is not tried again: the handler that it is for has gone.
+    is_last_try: bool,
     waiting: Option<(Instant, Delivery)>,
     /// The provider asked for a pause: nothing of this scope runs before.
     paused_until: Instant,
@@ -157,6 +163,7 @@ impl Ledger {
         let line = self.lines.get_mut(&key)?;
         let (due, mut delivery) = line.waiting.take()?;
         delivery.since = due;
+        line.is_last_try = false;
         line.running = Some(delivery.clone());
         Some(delivery)
     }
@@ -165,6 +172,27 @@ impl Ledger {
     pub fn hand_over(&mut self, delivery: &Delivery) {
         if let Some(line) = self.lines.get_mut(&delivery.key) {
             line.running = None;
+        }
+    }
+
+    /// Takes those out of line that `is_gone` says a new config has no place for. What waits there is returned, and ended
+    /// as cancelled; what runs there ends by itself, and order holds until it has.
+    pub fn cancel(&mut self, is_gone: impl Fn(&ScopeKey) -> bool) -> Vec<Delivery> {
+        let mut cancelled = Vec::new();
+        for (_, line) in self.lines.iter_mut().filter(|(key, _)| is_gone(key)) {
+            cancelled.extend(line.waiting.take().map(|(_, delivery)| delivery));
+            line.is_last_try = true;
+        }
+        self.lines.retain(|key, line| line.running.is_some() || !is_gone(key));
+        cancelled
+    }
+
+    /// `handler` is configured anew, so what waits for another try may work now. A pause that was asked for still holds.
+    pub fn hurry(&mut self, now: Instant, handler: &HandlerName) {
+        for (_, line) in self.lines.iter_mut().filter(|(key, _)| key.handler == *handler) {
+            if let Some((due, _)) = &mut line.waiting {
+                *due = Instant::min(*due, Instant::max(now, line.paused_until));
+            }
         }
     }
 
@@ -178,25 +206,39 @@ impl Ledger {
     ) -> Option<(Delivery, Outcome)> {
         let line = self.lines.values_mut().find(|line| line.running.as_ref().is_some_and(|run| run.id == *id))?;
         let delivery = line.running.take()?;
+        let outcome = line.after(now, &delivery, end, rng);
+        if line.is_last_try && line.waiting.is_none() {
+            self.lines.remove(&delivery.key);
+        }
+        Some((delivery, outcome))
+    }
+}
+
+impl Line {
+    /// What becomes of a delivery whose run ended like this; it waits again if that is another try.
+    fn after(&mut self, now: Instant, delivery: &Delivery, end: &RunEnd, rng: &mut impl RngExt) -> Outcome {
         let wait = match end {
-            RunEnd::Done { .. } => return Some((delivery, Outcome::Done)),
-            RunEnd::Permanent(_) => return Some((delivery, Outcome::Permanent)),
+            RunEnd::Done { .. } => return Outcome::Done,
+            RunEnd::Permanent(_) => return Outcome::Permanent,
             RunEnd::RetryAfter(wait, _) => {
                 let wait = Duration::min(*wait, MAX_RETRY_AFTER);
-                line.paused_until = now + wait;
+                self.paused_until = now + wait;
                 wait
             }
             RunEnd::Retry(_) | RunEnd::Stopped(..) => backoff(delivery.attempt).mul_f64(rng.random_range(0.8..=1.2)),
         };
-        if let Some((due, _)) = &mut line.waiting {
-            *due = Instant::max(*due, line.paused_until);
-            return Some((delivery, Outcome::Superseded));
+        if let Some((due, _)) = &mut self.waiting {
+            *due = Instant::max(*due, self.paused_until);
+            return Outcome::Superseded;
+        }
+        if self.is_last_try {
+            return Outcome::Cancelled;
         }
         if delivery.attempt >= MAX_ATTEMPTS {
-            return Some((delivery, Outcome::Dead));
+            return Outcome::Dead;
         }
-        line.waiting = Some((now + wait, Delivery { attempt: delivery.attempt + 1, ..delivery.clone() }));
-        Some((delivery, Outcome::Retry))
+        self.waiting = Some((now + wait, Delivery { attempt: delivery.attempt + 1, ..delivery.clone() }));
+        Outcome::Retry
     }
 }
 
@@ -374,5 +416,58 @@ mod tests {
         let end = RunEnd::Permanent("no such zone".into());
         assert_eq!(ledger.finish(at(0), &run.id, &end, &mut rng()).unwrap().1, Outcome::Permanent);
         assert!(ledger.pending(&key("www").handler) == 0 && ledger.poll_timeout().is_none());
+    }
+    #[test]
+    fn what_waits_for_a_handler_that_goes_is_cancelled_and_what_runs_ends_by_itself() {
+        let mut ledger = Ledger::default();
+        offer(&mut ledger, 0, "www", "e1");
+        let run = ledger.start(at(0)).unwrap();
+        offer(&mut ledger, 1, "www", "e2");
+        offer(&mut ledger, 1, "api", "e3");
+        let gone: Vec<_> = ledger.cancel(|_| true).into_iter().map(|delivery| delivery.event.id).collect();
+        assert_eq!(gone, ["e3", "e2"], "in the order of their scopes");
+        assert_eq!((ledger.pending(&key("www").handler), ledger.poll_timeout()), (1, None));
+        assert_eq!(ledger.finish(at(2), &run.id, &done(), &mut rng()).unwrap().1, Outcome::Done);
+        assert_eq!(ledger.finish(at(2), &run.id, &done(), &mut rng()), None, "once");
+    }
+
+    #[test]
+    fn a_handler_that_goes_is_not_tried_again_and_one_that_returns_waits_for_its_last_run() {
+        let mut ledger = Ledger::default();
+        offer(&mut ledger, 0, "www", "e1");
+        let run = ledger.start(at(0)).unwrap();
+        assert_eq!(ledger.cancel(|key| key.app.is_some()), []);
+        assert_eq!(
+            ledger.finish(at(1), &run.id, &RunEnd::Retry("no".into()), &mut rng()).unwrap().1,
+            Outcome::Cancelled
+        );
+        assert_eq!(ledger.poll_timeout(), None);
+
+        offer(&mut ledger, 2, "www", "e2");
+        let run = ledger.start(at(2)).unwrap();
+        ledger.cancel(|_| true);
+        offer(&mut ledger, 3, "www", "e3");
+        assert_eq!(ledger.start(at(3)), None, "two runs that write one record would be a race");
+        let failed = RunEnd::Retry("no".into());
+        assert_eq!(ledger.finish(at(4), &run.id, &failed, &mut rng()).unwrap().1, Outcome::Superseded);
+        let next = ledger.start(at(4)).unwrap();
+        assert_eq!(ledger.finish(at(5), &next.id, &failed, &mut rng()).unwrap().1, Outcome::Retry, "tried as ever");
+    }
+
+    #[test]
+    fn a_new_config_is_tried_at_once_unless_a_pause_was_asked_for() {
+        let mut ledger = Ledger::default();
+        let ends =
+            [("www", RunEnd::Retry("no".into())), ("api", RunEnd::RetryAfter(Duration::from_secs(30), "429".into()))];
+        for (scope, end) in ends {
+            offer(&mut ledger, 0, scope, scope);
+            let run = ledger.start(at(0)).unwrap();
+            ledger.finish(at(0), &run.id, &end, &mut rng()).unwrap();
+        }
+        assert_eq!(ledger.start(at(10)), None);
+        ledger.hurry(at(10), &key("www").handler);
+        let run = ledger.start(at(10)).unwrap();
+        assert_eq!((run.event.id.as_str(), run.attempt), ("www", 2));
+        assert_eq!(ledger.poll_timeout(), Some(at(30_000)));
     }
 }

@@ -25,6 +25,7 @@ pub mod node;
 pub mod plan;
 pub mod policy;
 pub mod record;
+pub mod reload;
 pub mod snapshot;
 pub mod status;
 pub mod time;

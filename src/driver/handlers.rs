@@ -17,10 +17,11 @@ use picored_core::name::HandlerName;
 use picored_core::node::{Input, Invocation};
 use picored_core::versions::Takeover;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Report;
-use super::versions::{self, Found, Origin, Version};
+use super::versions::{self, Found, Origin, Standing, Version};
 use super::watch;
 use crate::admin::{Answer, HandlerChange, Refusal, Upload};
 use crate::handler::{Host, Loaded};
@@ -54,6 +55,8 @@ struct Slot {
     is_changing: bool,
     /// Runs that wait for the first version, and since when. The ledger starts one a scope.
     waiting: Vec<(Invocation, Instant)>,
+    /// Watches the file, and ends with this.
+    watcher: JoinSet<()>,
 }
 
 impl Handlers {
@@ -64,30 +67,16 @@ impl Handlers {
         metrics: Metrics,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        let slot = |config: Handler| {
-            let slot = Slot {
-                components: state.components(&config.name),
-                current: None,
-                previous: None,
-                source: None,
-                is_loading: false,
-                is_changing: false,
-                waiting: Vec::new(),
-                config,
-            };
-            (slot.config.name.clone(), slot)
-        };
-        let slots: BTreeMap<_, _> = handlers.into_iter().map(slot).collect();
+        let slots: BTreeMap<_, _> =
+            handlers.into_iter().map(|config| (config.name.clone(), Slot::new(state, config))).collect();
         let to_load = slots.keys().cloned().collect();
         Self { host, slots, to_load, is_started: false, metrics, reports }
     }
 
     /// Loads the handlers one after the other, so that none waits for its first event, and watches their files.
     pub(super) fn start(&mut self) {
-        for slot in self.slots.values().filter(|slot| slot.config.watch) {
-            if let Source::File(path) = &slot.config.source {
-                tokio::spawn(watch::watch(path.clone(), slot.config.name.clone(), self.reports.clone()));
-            }
+        for slot in self.slots.values_mut() {
+            slot.watch(&self.reports);
         }
         self.load_next();
     }
@@ -102,6 +91,70 @@ impl Handlers {
             // What only the start needed can go, handlers or none.
             crate::memory::release();
         }
+    }
+
+    /// Who loads them.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// What each handler has now, for a reload to build on.
+    pub(super) fn standing(&self) -> BTreeMap<HandlerName, Standing> {
+        let standing = |(name, slot): (&HandlerName, &Slot)| {
+            let Slot { config, components, current, source, .. } = slot;
+            let (config, components, current) = (config.clone(), components.clone(), current.clone());
+            (name.clone(), Standing { config, components, current, source: *source })
+        };
+        self.slots.iter().map(standing).collect()
+    }
+
+    /// The handler among `names` with an upgrade or rollback under way, if there is one. What that is preparing is for
+    /// the config that it began with.
+    pub(super) fn changing<'n>(&self, mut names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+        names.find(|name| self.slots.get(*name).is_some_and(|slot| slot.is_changing))
+    }
+
+    /// Has the handlers of another config from now on, with what was prepared for those that are new or have changed.
+    /// What the node has to know of it comes back.
+    pub(super) fn replace(
+        &mut self,
+        state: &StateDir,
+        handlers: &[Handler],
+        mut found: BTreeMap<HandlerName, Found>,
+    ) -> Vec<Input> {
+        let is_gone = |name: &HandlerName| !handlers.iter().any(|handler| handler.name == *name);
+        let gone: Vec<_> = self.slots.keys().filter(|name| is_gone(name)).cloned().collect();
+        for name in gone {
+            self.start_waiting(&name, Some("the handler was taken out of the config".into()));
+            self.slots.remove(&name);
+        }
+        let mut news = Vec::new();
+        for handler in handlers {
+            let Some(found) = found.remove(&handler.name) else { continue };
+            let name = handler.name.clone();
+            let slot = self.slots.entry(name.clone()).or_insert_with(|| Slot::new(state, handler.clone()));
+            if slot.config == *handler && slot.current.is_some() {
+                // Other bytes alone are an upgrade like any other, with a trial and a way back.
+                news.extend(self.finish(name, Takeover::Upgrade, Ok(Some(found)), None));
+                continue;
+            }
+            // The version before was loaded with what the config no longer grants.
+            (slot.config, slot.previous) = (handler.clone(), None);
+            slot.watch(&self.reports);
+            let version = found.version.digest();
+            slot.source = found.source.or(slot.source);
+            if found.version.origin == Origin::Source
+                && let Err(error) = slot.note(&found.version, None)
+            {
+                let text = "what was installed over the source before cannot be taken off the disk";
+                tracing::error!(target: "picored::handler", handler = %name, %error, "{text}");
+            }
+            slot.current = Some(found.version);
+            slot.tidy();
+            self.start_waiting(&name, None);
+            news.push(Input::HandlerReady { handler: name, version, takeover: Takeover::Load });
+        }
+        news
     }
 
     /// What runs now, if anything could be loaded yet.
@@ -182,7 +235,7 @@ impl Handlers {
             Report::Loaded { handler, source, version } => self.loaded(handler, source, version),
             Report::Prepared { handler, takeover, found, reply } => self.finish(handler, takeover, found, reply),
             Report::FileChanged { handler, taken } => {
-                let slot = self.slots.get_mut(&handler)?;
+                let slot = self.slots.get_mut(&handler).filter(|slot| slot.config.watch)?;
                 // Who asked may ask again.
                 let _ = taken.send(!slot.is_changing);
                 if !std::mem::replace(&mut slot.is_changing, true) {
@@ -304,6 +357,30 @@ impl Handlers {
 }
 
 impl Slot {
+    fn new(state: &StateDir, config: Handler) -> Self {
+        Self {
+            components: state.components(&config.name),
+            current: None,
+            previous: None,
+            source: None,
+            is_loading: false,
+            is_changing: false,
+            waiting: Vec::new(),
+            watcher: JoinSet::new(),
+            config,
+        }
+    }
+
+    /// Watches what the config says, and nothing that it said before.
+    fn watch(&mut self, reports: &mpsc::Sender<Report>) {
+        self.watcher = JoinSet::new();
+        if let Source::File(path) = &self.config.source
+            && self.config.watch
+        {
+            self.watcher.spawn(watch::watch(path.clone(), self.config.name.clone(), reports.clone()));
+        }
+    }
+
     /// The version that runs from now on, and the one that ran until now.
     fn take_over(&mut self, found: Found, takeover: Takeover) -> Result<(Digest, Option<Digest>), Refusal> {
         let Found { version, source } = found;

@@ -43,6 +43,41 @@ pub(super) struct Found {
     pub(super) source: Option<Digest>,
 }
 
+/// What a handler has when a reload begins.
+pub(super) struct Standing {
+    pub(super) config: Handler,
+    pub(super) components: Components,
+    pub(super) current: Option<Version>,
+    /// What the source held when it was last looked at.
+    pub(super) source: Option<Digest>,
+}
+
+/// The version for another `config` of a handler: what was installed over its source, as long as that source is the same
+/// (`is_replaced`: with other bytes), else the source's.
+pub(super) async fn of_config(
+    host: &Host,
+    config: &Handler,
+    standing: Option<&Standing>,
+    is_replaced: bool,
+) -> Result<Found, LoadError> {
+    let current = standing.and_then(|standing| standing.current.as_ref());
+    let is_same = |standing: &&Standing| standing.config.source == config.source && !is_replaced;
+    let installed = current.filter(|version| version.origin == Origin::Installed).zip(standing.filter(is_same));
+    let before = current.map(|version| version.loaded.clone());
+    match installed {
+        Some((version, standing)) => {
+            let handler = at(config, &standing.components.path(&version.digest()));
+            let loaded = host.load_after(&handler, before).await?;
+            Ok(Found { version: Version { loaded, origin: Origin::Installed }, source: standing.source })
+        }
+        None => {
+            let loaded = host.load_after(config, before).await?;
+            let source = Some(loaded.digest());
+            Ok(Found { version: Version { loaded, origin: Origin::Source }, source })
+        }
+    }
+}
+
 /// The version that a start runs, and what the source holds, if that is known: what was installed over the source, as
 /// long as the source is what it was then, else the source's.
 pub(super) async fn first(

@@ -189,17 +189,17 @@ impl Loaded {
     ) -> Result<RunEnd, Stop> {
         let is_dry = dry.is_some();
         let using = self.using().await.map_err(|why| Stop::new(StopReason::Load, why))?;
-        let limits = &self.host.limits;
+        let (limits, secrets) = (&self.host.limits, self.host.secrets());
         let deadline = Instant::now() + self.handler.timeout;
         let authority = Authority {
             handler: self.handler.name.clone(),
             snapshot: Some(snapshot),
             config: self.config.clone(),
             keyvalue: self.keyvalue.view(limits.keyvalue_bytes),
-            secrets: self.host.secrets.clone(),
+            secrets: secrets.clone(),
             gate: Gate::new(
                 self.host.metrics.of_handler(self.handler.name.as_str()),
-                Reach { grants: self.grants.clone(), secrets: self.host.secrets.clone() },
+                Reach { grants: self.grants.clone(), secrets: secrets.clone() },
                 limits.http.clone(),
                 self.host.tls.clone(),
                 self.lookups.clone(),
@@ -228,7 +228,7 @@ impl Loaded {
         if let Some(reason) = state.gate.denied() {
             tracing::warn!(target: "picored::handler", handler = %self.handler.name, reason, "a call was refused");
         }
-        let line = |text: &str| clean(&self.host.secrets.scrub(text), SHORT);
+        let line = |text: &str| clean(&secrets.scrub(text), SHORT);
         Ok(match ended? {
             Ok(outcome) => {
                 if !is_dry {
@@ -373,17 +373,17 @@ fn link(host: &Shared, handler: &Handler, component: &Component) -> Result<Sandb
 
 /// Calls `describe` with nothing granted, otherwise within the limits of a run.
 async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> Result<Description, LoadError> {
-    let limits = &host.limits;
+    let (limits, secrets) = (&host.limits, host.secrets());
     let deadline = Instant::now() + limits.describe;
     let authority = Authority {
         handler: handler.name.clone(),
         snapshot: None,
         config: Arc::default(),
         keyvalue: Kept::default().view(limits.keyvalue_bytes),
-        secrets: host.secrets.clone(),
+        secrets: secrets.clone(),
         gate: Gate::new(
             host.metrics.of_handler(handler.name.as_str()),
-            Reach { grants: Arc::new([]), secrets: host.secrets.clone() },
+            Reach { grants: Arc::new([]), secrets: secrets.clone() },
             limits.http.clone(),
             host.tls.clone(),
             Arc::new(Semaphore::new(0)),
@@ -399,7 +399,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
     let said = call(pre, &mut store, &host.ticker, bounds, ask).await.map_err(|Stop { reason, text }| {
         LoadError::Describe { source_text: handler.source.to_string(), reason, why: text }
     })?;
-    let line = |text: &str| clean(&host.secrets.scrub(text), SHORT);
+    let line = |text: &str| clean(&secrets.scrub(text), SHORT);
     let want =
         |want: &guest::Want| Want { kind: line(&want.kind), value: line(&want.value), reason: line(&want.reason) };
     Ok(Description {

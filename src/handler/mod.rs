@@ -28,8 +28,8 @@ mod text;
 mod weigh;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use picored_core::config::{Handler, Source};
 use picored_core::digest::Digest;
@@ -190,10 +190,17 @@ struct Shared {
     compiling: tokio::sync::Mutex<()>,
     limits: Limits,
     metrics: Metrics,
-    secrets: Arc<Secrets>,
+    /// Those of the config in force; a run keeps those that it began with.
+    secrets: Mutex<Arc<Secrets>>,
     tls: Arc<Tls>,
     /// How many handlers have their code mapped.
     mapped: AtomicUsize,
+}
+
+impl Shared {
+    fn secrets(&self) -> Arc<Secrets> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Host {
@@ -218,7 +225,7 @@ impl Host {
                 compiling,
                 limits,
                 metrics,
-                secrets,
+                secrets: Mutex::new(secrets),
                 tls,
                 mapped,
             }),
@@ -228,6 +235,11 @@ impl Host {
     /// The TLS that its handlers use, for who speaks it beside them.
     pub fn tls(&self) -> Arc<Tls> {
         self.shared.tls.clone()
+    }
+
+    /// Has every run that starts from now on use these.
+    pub fn replace_secrets(&self, secrets: Arc<Secrets>) {
+        *self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner) = secrets;
     }
 
     /// Makes a handler ready: reads, compiles if the cache has no code of it, maps, links, and lets it describe itself

@@ -14,6 +14,7 @@ mod join;
 mod node;
 mod operator;
 mod refusal;
+mod reload;
 mod site;
 mod swaps;
 mod upgrade;

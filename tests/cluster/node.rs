@@ -142,6 +142,15 @@ impl<'s> Node<'s> {
         asked.unwrap_or_else(|error| panic!("{}: {error}{}", self.name, self.site.last_lines())).status
     }
 
+    /// What it says to `picored reload` with these flags: exit code, standard output, standard error.
+    pub(crate) async fn reload(&self, flags: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_picored"));
+        command.args(["reload", "--socket"]).arg(&self.socket).args(flags).stdin(Stdio::null()).kill_on_drop(true);
+        let said = self.site.until("picored reload ends", command.output()).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (said.status.code(), text(said.stdout), text(said.stderr))
+    }
+
     /// Asks until it shows what `look` looks for.
     pub(crate) async fn shows<T>(&self, what: &str, look: impl Fn(&Status) -> Option<T>) -> T {
         let ask = async {

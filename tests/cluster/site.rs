@@ -59,10 +59,18 @@ impl Site {
         Setup { name: name.into(), bind: bind.to_string(), advertise: None, state_dir, socket, seeds, key, rest }
     }
 
+    /// Writes a node's config, in the place of the one before; who reads meanwhile reads one of them whole.
+    pub(crate) fn write(&self, setup: &Setup) -> PathBuf {
+        let config = self.path(&format!("{}.toml", setup.name));
+        let beside = config.with_extension("new");
+        fs::write(&beside, setup.text()).unwrap();
+        fs::rename(&beside, &config).unwrap();
+        config
+    }
+
     /// Starts a node.
     pub(crate) fn start(&self, setup: &Setup) -> Node<'_> {
-        let config = self.path(&format!("{}.toml", setup.name));
-        fs::write(&config, setup.text()).unwrap();
+        let config = self.write(setup);
         let node = Node::start(self, setup, &config);
         self.logs.borrow_mut().push((setup.name.clone(), node.log()));
         node

@@ -77,7 +77,7 @@ fn parse(source: &str) -> Source {
 }
 
 fn configured(path: &Path, name: &HandlerName) -> anyhow::Result<Handler> {
-    let handlers = crate::cli::config_file::read(path)?.handlers;
+    let handlers = crate::config_file::read(path)?.handlers;
     let known: Vec<String> = handlers.iter().map(|handler| handler.name.to_string()).collect();
     let found = handlers.into_iter().find(|handler| handler.name == *name);
     found.with_context(|| format!("{} has no handler {name}; it has: {}", path.display(), known.join(", ")))

@@ -227,16 +227,19 @@ impl Node {
         }
     }
 
-    pub(super) fn schedule_reconcile(&mut self, now: Instant, index: usize) {
-        let every = self.settings.handlers[index].reconcile_every;
-        let wait = every.mul_f64(self.rng.random_range(0.9..=1.1));
-        self.timers.push(now + wait, Tick::Reconcile(index));
+    pub(super) fn schedule_reconcile(&mut self, now: Instant, handler: &Handler) {
+        let wait = handler.reconcile_every.mul_f64(self.rng.random_range(0.9..=1.1));
+        self.books.entry(handler.name.clone()).or_default().reconcile_at = now + wait;
     }
 
-    pub(super) fn on_reconcile(&mut self, now: Now, index: usize) {
-        self.schedule_reconcile(now.at, index);
-        let name = self.settings.handlers[index].name.clone();
-        self.reconcile(now, &name);
+    /// Has the handlers look again whose time it is.
+    pub(super) fn reconcile_due(&mut self, now: Now) {
+        let is_due = |handler: &Handler| self.books.get(&handler.name).is_some_and(|book| book.reconcile_at <= now.at);
+        let due: Vec<_> = self.settings.handlers.iter().filter(|handler| is_due(handler)).cloned().collect();
+        for handler in due {
+            self.schedule_reconcile(now.at, &handler);
+            self.reconcile(now, &handler.name);
+        }
     }
 
     /// Has a handler look at every scope of its that this node runs.

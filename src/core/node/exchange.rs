@@ -90,7 +90,7 @@ pub(super) struct State {
     seed_addresses: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
     /// The seeds whose names are being looked up: a resolver that hangs must not be asked again and again.
-    looking_up: BTreeSet<usize>,
+    looking_up: BTreeSet<(String, u16)>,
     greetings: HashMap<u64, Instant>,
     /// When to look for the cluster, or for what is missing of it.
     next_contact: Instant,
@@ -100,24 +100,31 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(now: Instant, settings: &Settings) -> Self {
-        let addresses = settings.seeds.iter().filter_map(|seed| match seed {
-            Seed::Address(address) => Some(*address),
-            Seed::Name(..) => None,
-        });
-        let seed_addresses: BTreeSet<_> = addresses.filter(|address| *address != settings.advertise).collect();
-        let by_name = settings.seeds.iter().any(|seed| matches!(seed, Seed::Name(..)));
-        Self {
+        let mut state = Self {
             started: now,
             joined_at: None,
-            is_seedless: seed_addresses.is_empty() && !by_name,
-            seed_addresses,
+            is_seedless: true,
+            seed_addresses: BTreeSet::new(),
             resolved: None,
             looking_up: BTreeSet::new(),
             greetings: HashMap::new(),
             next_contact: now,
             peers: BTreeMap::new(),
             contests: BTreeMap::new(),
-        }
+        };
+        state.look_among(now, &settings.seeds, settings.advertise);
+        state
+    }
+
+    /// Looks for the cluster among these from now on, and begins at once.
+    pub(super) fn look_among(&mut self, now: Instant, seeds: &[Seed], own: SocketAddr) {
+        let addresses = seeds.iter().filter_map(|seed| match seed {
+            Seed::Address(address) => Some(*address),
+            Seed::Name(..) => None,
+        });
+        self.seed_addresses = addresses.filter(|address| *address != own).collect();
+        self.is_seedless = self.seed_addresses.is_empty() && !seeds.iter().any(|seed| matches!(seed, Seed::Name(..)));
+        (self.resolved, self.next_contact) = (None, now);
     }
 
     pub(super) fn is_joined(&self) -> bool {
@@ -175,9 +182,11 @@ impl Node {
         let lookup_due = self.exchange.resolved.is_none_or(|last| now.since(last) >= RESOLVE_AGAIN);
         if active.is_empty() || lookup_due {
             self.exchange.resolved = Some(now);
-            for seed in 0..self.settings.seeds.len() {
-                if matches!(self.settings.seeds[seed], Seed::Name(..)) && self.exchange.looking_up.insert(seed) {
-                    self.outputs.push_back(Output::Resolve { seed });
+            for seed in &self.settings.seeds {
+                if let Seed::Name(name, port) = seed
+                    && self.exchange.looking_up.insert((name.clone(), *port))
+                {
+                    self.outputs.push_back(Output::Resolve { name: name.clone(), port: *port });
                 }
             }
         }
@@ -188,9 +197,11 @@ impl Node {
         self.exchange.next_contact = now + wait;
     }
 
-    pub(super) fn on_resolved(&mut self, now: Instant, seed: usize, addresses: Vec<SocketAddr>) {
-        self.exchange.looking_up.remove(&seed);
-        self.greet(now, addresses);
+    pub(super) fn on_resolved(&mut self, now: Instant, name: String, port: u16, addresses: Vec<SocketAddr>) {
+        self.exchange.looking_up.remove(&(name.clone(), port));
+        if self.settings.seeds.contains(&Seed::Name(name, port)) {
+            self.greet(now, addresses);
+        }
     }
 
     /// Greets whoever is at `addresses`.

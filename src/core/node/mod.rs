@@ -9,6 +9,7 @@ mod deliver;
 mod exchange;
 mod leave;
 mod manual;
+mod reconfigure;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ use crate::time::{Instant, Now, TimerQueue};
 use crate::versions::{Takeover, Versions};
 use crate::view::View;
 
+pub use self::reconfigure::Reconfiguration;
+
 /// What a message's own tag and length add to a packet of foca's.
 const MESSAGE_OVERHEAD: usize = 4;
 /// How often suspects are told that they are suspected, and the view is compared with foca's list.
@@ -75,7 +78,7 @@ pub struct Settings {
     pub random: [u8; 32],
 }
 
-/// Why a node cannot start.
+/// Why a node cannot start, or cannot take another config in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// What the node would say of itself does not fit into a datagram.
@@ -84,6 +87,9 @@ pub enum SettingsError {
          names, fewer of them or fewer publish addresses"
     )]
     RecordTooLarge(usize),
+    /// It ends, and nothing else.
+    #[error("this node is leaving its cluster")]
+    Leaving,
 }
 
 /// What happened outside.
@@ -98,15 +104,17 @@ pub enum Input {
     },
     /// A seed's name was looked up; no address if that failed.
     Resolved {
-        /// The seed's index in the settings.
-        seed: usize,
+        /// The name.
+        name: String,
+        /// The port that came with it.
+        port: u16,
         /// Its addresses.
         addresses: Vec<SocketAddr>,
     },
     /// A check has ended; if it was bad, with the reason.
     CheckDone {
-        /// The application's index in the settings.
-        app: usize,
+        /// The check's number. A result that nobody waits for any more is not taken.
+        number: u64,
         /// How.
         result: Result<(), String>,
     },
@@ -167,13 +175,17 @@ pub enum Output {
     },
     /// Look up a seed's name, and answer with [`Input::Resolved`].
     Resolve {
-        /// The seed's index in the settings.
-        seed: usize,
+        /// The name.
+        name: String,
+        /// The port that comes with it.
+        port: u16,
     },
     /// Check an application, and answer with [`Input::CheckDone`].
     Check {
-        /// The application's index in the settings.
-        app: usize,
+        /// Unlike that of any other check of this node's.
+        number: u64,
+        /// The application, as it is configured now.
+        app: Box<App>,
     },
     /// Run a handler, and answer with [`Input::RunDone`].
     Invoke(Box<Invocation>),
@@ -293,7 +305,6 @@ pub enum Notice {
 enum Tick {
     Look,
     Exchange,
-    Reconcile(usize),
     LookAgain(ScopeKey),
     SpreadLeave,
 }
@@ -302,6 +313,8 @@ enum Tick {
 struct HandlerBook {
     state: String,
     missing: Vec<MissingAsk>,
+    /// When it is told to look again.
+    reconcile_at: Instant,
     outcomes: BTreeMap<&'static str, u64>,
     last: Option<LastRun>,
     versions: Versions,
@@ -316,7 +329,9 @@ pub struct Node {
     contacts: Contacts,
     membership: Membership,
     records: Records,
+    /// In the order of the applications in the settings.
     health: Vec<Health>,
+    checks_started: u64,
     view: View,
     plan: Plan,
     ledger: Ledger,
@@ -354,6 +369,7 @@ impl Node {
             membership: Membership::new(identity, settings.profile, max_packet, foca_rng),
             records: Records::default(),
             health: settings.apps.iter().map(|_| Health::new(now.at)).collect(),
+            checks_started: 0,
             view: View::default(),
             plan: Plan::default(),
             ledger: Ledger::default(),
@@ -374,16 +390,13 @@ impl Node {
             settings,
         };
         let record = node.own_record(1);
-        let size = Record { handlers: node.handler_tags(), ..record.clone() }.encode().len();
-        if size > MAX_RECORD {
-            return Err(SettingsError::RecordTooLarge(size));
-        }
+        record_fits(&record, node.handler_tags())?;
         node.membership.broadcast(now.at, &record);
         node.records.take(record);
         node.timers.push(now.at + LOOK, Tick::Look);
         node.timers.push(now.at + exchange::PERIOD, Tick::Exchange);
-        for index in 0..node.settings.handlers.len() {
-            node.schedule_reconcile(now.at, index);
+        for handler in node.settings.handlers.clone() {
+            node.schedule_reconcile(now.at, &handler);
         }
         Ok(node)
     }
@@ -397,8 +410,8 @@ impl Node {
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
             Input::Datagram { from, data } => self.on_datagram(now, from, &data),
-            Input::Resolved { seed, addresses } => self.on_resolved(now.at, seed, addresses),
-            Input::CheckDone { app, result } => self.on_check_done(now.at, app, result),
+            Input::Resolved { name, port, addresses } => self.on_resolved(now.at, name, port, addresses),
+            Input::CheckDone { number, result } => self.on_check_done(now.at, number, result),
             Input::RunDone { id, end, took, version } => self.on_run_done(now, &id, end, took, version),
             Input::HandlerState { handler, state } => {
                 if let Some(book) = self.books.get_mut(&handler) {
@@ -420,14 +433,17 @@ impl Node {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.membership.handle_timeout(now.at);
-        for index in 0..self.health.len() {
-            if self.leaving.is_none() && self.health[index].start_check(now.at) {
-                self.outputs.push_back(Output::Check { app: index });
+        for (app, health) in self.settings.apps.iter().zip(&mut self.health) {
+            let number = self.checks_started + 1;
+            if self.leaving.is_none() && health.start_check(now.at, number) {
+                self.checks_started = number;
+                self.outputs.push_back(Output::Check { number, app: Box::new(app.clone()) });
             }
         }
         if self.leaving.is_none() && self.exchange.next_contact() <= now.at {
             self.contact(now.at);
         }
+        self.reconcile_due(now);
         while let Some(tick) = self.timers.pop_due(now.at) {
             match tick {
                 Tick::Look => {
@@ -436,7 +452,6 @@ impl Node {
                     self.timers.push(now.at + LOOK, Tick::Look);
                 }
                 Tick::Exchange => self.exchange_with_somebody(now.at),
-                Tick::Reconcile(index) => self.on_reconcile(now, index),
                 Tick::LookAgain(key) => self.on_look_again(now, &key),
                 Tick::SpreadLeave => self.spread_leave(now.at),
             }
@@ -450,7 +465,9 @@ impl Node {
         let ledger =
             self.runs_from.filter(|_| self.may_run()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
-        [self.timers.next_at(), self.membership.poll_timeout(), contact, health, ledger].into_iter().flatten().min()
+        let reconcile = self.books.values().map(|book| book.reconcile_at).min();
+        let own = [self.timers.next_at(), self.membership.poll_timeout(), contact, health, ledger, reconcile];
+        own.into_iter().flatten().min()
     }
 
     /// The next effect, in order.
@@ -599,12 +616,12 @@ impl Node {
         }
     }
 
-    fn on_check_done(&mut self, now: Instant, app: usize, result: Result<(), String>) {
-        let (Some(settings), Some(health)) = (self.settings.apps.get(app), self.health.get_mut(app)) else { return };
-        if !health.finish_check(now, settings, result, &mut self.rng) {
-            return;
-        }
-        let (name, state) = (settings.name.clone(), health.state());
+    fn on_check_done(&mut self, now: Instant, number: u64, result: Result<(), String>) {
+        let (mut apps, rng) = (self.settings.apps.iter().zip(&mut self.health), &mut self.rng);
+        let changed = apps
+            .find_map(|(app, health)| health.finish_check(now, number, app, &result, rng).then_some((app, &*health)));
+        let Some((app, health)) = changed else { return };
+        let (name, state) = (app.name.clone(), health.state());
         let reason = if state == AppState::Down { health.reason().to_owned() } else { String::new() };
         self.notice(Notice::Health { app: name, state, reason });
         self.change_own_record(now);
@@ -650,4 +667,10 @@ impl Node {
     fn jittered(&mut self, period: Duration) -> Duration {
         period.mul_f64(self.rng.random_range(0.8..=1.2))
     }
+}
+
+/// Whether `record` fits into a datagram even when it names all `handlers`.
+fn record_fits(record: &Record, handlers: Vec<HandlerTag>) -> Result<(), SettingsError> {
+    let size = Record { handlers, ..record.clone() }.encode().len();
+    if size > MAX_RECORD { Err(SettingsError::RecordTooLarge(size)) } else { Ok(()) }
 }

@@ -31,7 +31,7 @@ const CORE: House = House {
         Floor {
             name: "machines",
             together: false,
-            modules: &["contacts", "health", "ledger", "membership", "plan", "versions", "view"],
+            modules: &["contacts", "health", "ledger", "membership", "plan", "reload", "versions", "view"],
         },
         Floor { name: "node", together: false, modules: &["node"] },
     ],
@@ -43,7 +43,7 @@ const SHELL: House = House {
         Floor {
             name: "ground",
             together: false,
-            modules: &["events", "http", "log", "memory", "service", "signals", "tls"],
+            modules: &["config_file", "events", "http", "log", "memory", "service", "signals", "tls"],
         },
         Floor { name: "metrics", together: false, modules: &["metrics"] },
         Floor { name: "shells", together: false, modules: &["admin", "check", "handler", "net", "notices", "store"] },

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod net;
+mod reload;
 mod trouble;
 mod upgrade;
 
@@ -406,11 +407,12 @@ fn a_seed_given_by_name_is_looked_up_until_it_answers() {
     net.start_as(2, settings);
     net.run(5000);
     assert_eq!(net.lookups, 1, "one at a time");
-    net.handle(2, Input::Resolved { seed: 0, addresses: vec![] });
+    let resolved = |addresses| Input::Resolved { name: "seeds.example.org".into(), port: 7946, addresses };
+    net.handle(2, resolved(vec![]));
     net.run(5000);
     assert!(!net.node(2).is_joined());
     assert_eq!(net.lookups, 2);
-    net.handle(2, Input::Resolved { seed: 0, addresses: vec![address(9), address(1)] });
+    net.handle(2, resolved(vec![address(9), address(1)]));
     net.run_until("joined", 5000, |net| net.all_see_up(3));
 }
 

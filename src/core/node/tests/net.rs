@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::{Input, Invocation, Node, Notice, Output, Settings};
+use super::super::{Input, Invocation, Node, Notice, Output, Reconfiguration, Settings, SettingsError};
 use crate::config::{App, Check, Handler, Profile, Seed, Source, TcpCheck};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
@@ -30,7 +30,7 @@ pub(super) fn seeds(count: u64) -> Vec<u64> {
 
 enum Arrival {
     Datagram { to: SocketAddr, from: SocketAddr, data: Vec<u8> },
-    CheckDone { node: usize, life: u32, app: usize, good: bool },
+    CheckDone { node: usize, life: u32, number: u64, good: bool },
     RunDone { node: usize, life: u32, run: Box<Invocation>, version: Option<Digest> },
 }
 
@@ -78,8 +78,12 @@ pub(super) struct Net {
     pub(super) trace: Vec<Line>,
     /// What the last run that worked has written: the members in the record of `www`.
     pub(super) record: Vec<String>,
+    /// Applications, by node, whose checks fail whatever else is said.
+    pub(super) failing: BTreeSet<(usize, AppName)>,
     /// Nodes whose application answers well and badly in turn.
     pub(super) flapping: BTreeSet<usize>,
+    /// How many checks each node has begun.
+    pub(super) checks: BTreeMap<usize, u64>,
     /// How many datagrams were sent.
     pub(super) sent: u64,
     /// How many names were looked up.
@@ -130,7 +134,9 @@ impl Net {
             slow: BTreeSet::new(),
             trace: Vec::new(),
             record: Vec::new(),
+            failing: BTreeSet::new(),
             flapping: BTreeSet::new(),
+            checks: BTreeMap::new(),
             sent: 0,
             lookups: 0,
             recorded: None,
@@ -242,6 +248,15 @@ impl Net {
         self.drain(slot);
     }
 
+    /// Gives a running node another config.
+    pub(super) fn reconfigure(&mut self, slot: usize, new: Reconfiguration) -> Result<(), SettingsError> {
+        let now = self.now();
+        let node = self.slots[slot].node.as_mut().expect("a running node");
+        let taken = node.reconfigure(now, new);
+        self.drain(slot);
+        taken
+    }
+
     /// Delivers bytes as they are.
     pub(super) fn inject(&mut self, to: usize, from: SocketAddr, data: Vec<u8>) {
         self.handle(to, Input::Datagram { from, data });
@@ -264,11 +279,12 @@ impl Net {
                         self.arrivals.push(self.now + delay, Arrival::Datagram { to, from, data });
                     }
                 }
-                Output::Check { app } => {
+                Output::Check { number, app } => {
+                    *self.checks.entry(slot).or_default() += 1;
                     self.slots[slot].app_good ^= self.flapping.contains(&slot);
-                    let good = self.slots[slot].app_good;
+                    let good = self.slots[slot].app_good && !self.failing.contains(&(slot, app.name));
                     let took = Duration::from_millis(if good { 5 } else { 2000 });
-                    self.arrivals.push(self.now + took, Arrival::CheckDone { node: slot, life, app, good });
+                    self.arrivals.push(self.now + took, Arrival::CheckDone { node: slot, life, number, good });
                 }
                 Output::Invoke(run) => {
                     self.trace.push(Line { at_ms, node: slot, what: What::Run(run.clone()) });
@@ -337,10 +353,10 @@ impl Net {
                     self.handle(target, Input::Datagram { from, data });
                 }
             }
-            Arrival::CheckDone { node, life, app, good } => {
+            Arrival::CheckDone { node, life, number, good } => {
                 if self.slots[node].life == life {
                     let result = if good { Ok(()) } else { Err("timed out".into()) };
-                    self.handle(node, Input::CheckDone { app, result });
+                    self.handle(node, Input::CheckDone { number, result });
                 }
             }
             Arrival::RunDone { node, life, run, version } => {

@@ -1,4 +1,5 @@
-//! Reads a config file for the verbs that take one. What stands in it is judged by the core.
+//! Reads a config file, for the verbs that take one and for a daemon that shall take in another. What stands in it is
+//! judged by the core; relative paths are relative to the current directory.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +9,7 @@ use anyhow::{Context, bail};
 use picored_core::config::{Config, MAX_TEXT_LEN};
 
 /// The checked config, or everything that is wrong with it.
-pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Config> {
     let shown = path.display();
     let mut bytes = Vec::new();
     File::open(path)
