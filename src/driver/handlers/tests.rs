@@ -8,7 +8,7 @@ use picored_core::config::Config;
 
 use super::*;
 use crate::admin::Upload;
-use crate::handler::{HostConfig, Limits};
+use crate::handler::{HostConfig, Limits, Secrets};
 
 /// A component that exports nothing: good enough to be compiled.
 const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
@@ -23,28 +23,39 @@ fn handlers(dir: &Path) -> (Handlers, mpsc::Receiver<Report>) {
                 [[handler]]\nname = \"a\"\nsource = \"file:/none\"\n[[handler]]\nname = \"b\"\nsource = \"file:/none\"\n";
     let config = Config::parse(text).unwrap();
     let (cache_dir, limits) = (dir.join("cache"), Limits::default());
-    let host = Host::new(HostConfig { cache_dir, compiler, node_key: [1; 32], limits }).unwrap();
+    let host = Host::new(HostConfig {
+        cache_dir,
+        compiler,
+        node_key: [1; 32],
+        limits,
+        metrics: Metrics::default(),
+        secrets: Secrets::none(),
+    })
+    .unwrap();
     let state = StateDir::open(&dir.join("state")).unwrap();
     let (reports, ended) = mpsc::channel(8);
     (Handlers::new(host, &state, config.handlers, Metrics::default(), reports), ended)
 }
 
-fn tell(handlers: &mut Handlers, change: Change) -> (Option<Input>, oneshot::Receiver<Answer>) {
+/// Which handler, and by what: nothing for the version before.
+type Change = (&'static str, Option<Upload>);
+
+fn tell(handlers: &mut Handlers, (name, component): Change) -> (Option<Input>, oneshot::Receiver<Answer>) {
     let (reply, answer) = oneshot::channel();
-    (handlers.command(Command { change, reply }), answer)
+    (handlers.change(HandlerName::new(name).unwrap(), component, reply), answer)
 }
 
-fn upgrade(dir: &Path, handler: &str, number: u8) -> Change {
+fn upgrade(dir: &Path, handler: &'static str, number: u8) -> Change {
     let path = dir.join(format!("sent-{number}"));
     fs::write(&path, [COMPONENT, &[0, 3, 1, b'n', number]].concat()).unwrap();
-    Change::Upgrade { handler: HandlerName::new(handler).unwrap(), component: Upload::of(path) }
+    (handler, Some(Upload::of(path)))
 }
 
 #[tokio::test]
 async fn a_handler_is_changed_once_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let (mut handlers, mut ended) = handlers(dir.path());
-    let rollback = || Change::Rollback { handler: HandlerName::new("a").unwrap() };
+    let rollback = || ("a", None);
 
     let (_, first) = tell(&mut handlers, upgrade(dir.path(), "a", 1));
     for change in [upgrade(dir.path(), "a", 2), rollback()] {
@@ -53,7 +64,7 @@ async fn a_handler_is_changed_once_at_a_time() {
         assert_eq!(answer.await.unwrap().unwrap_err().code, StatusCode::CONFLICT);
     }
     // Another handler may be changed meanwhile, and a run finds nothing to wait for but a version.
-    let (_, mut other) = tell(&mut handlers, Change::Rollback { handler: HandlerName::new("b").unwrap() });
+    let (_, mut other) = tell(&mut handlers, ("b", None));
     let report = ended.recv().await.unwrap();
     assert!(handlers.take(report).is_none());
     assert!(other.try_recv().unwrap().unwrap_err().reason.starts_with("there is nothing to go back to"));
