@@ -13,6 +13,7 @@ mod hostile;
 mod join;
 mod node;
 mod refusal;
+mod secrets;
 mod site;
 mod swaps;
 mod upgrade;
