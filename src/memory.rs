@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Memory of this process in bytes; `None` where the system does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -40,6 +42,16 @@ pub fn prepare() {
     UNCHANGING.get_or_init(|| {
         std::fs::read_to_string("/proc/self/smaps").map(|text| unchanging(&text).collect()).unwrap_or_default()
     });
+}
+
+/// Keeps this process's memory, with the secrets in it, out of core dumps. Who may read a live process's memory is
+/// another matter: its own user and root.
+pub fn forbid_core_dumps() {
+    // Not 0: where dumps are piped to a program the kernel looks at no limit but this one, which stops both.
+    let most = getrlimit(Resource::Core).maximum.map_or(1, |most| most.min(1));
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(most), maximum: Some(most) }) {
+        tracing::warn!(%error, "core dumps cannot be turned off: one would hold the cluster's key and all secrets");
+    }
 }
 
 /// Gives back what a burst of work leaves behind: the parts of the program that were mapped for it, and the allocator's

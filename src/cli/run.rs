@@ -26,6 +26,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = crate::config_file::read(&args.config)?;
     log::init(args.log_format, args.log_level)?;
+    crate::memory::forbid_core_dumps();
     crate::memory::prepare();
     let runtime = super::runtime()?;
     let ended = runtime.block_on(crate::daemon::run(config, args.config));

@@ -9,6 +9,7 @@ use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
 
 use crate::handler::http::{HttpError, Request, Response};
+use crate::handler::secrets::Secrets;
 
 /// So much of a body is kept, in bytes.
 const BODY_BYTES: usize = 4 << 10;
@@ -16,7 +17,7 @@ const BODY_BYTES: usize = 4 << 10;
 /// One request of a dry run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// The method, as the guest wrote it.
+    /// The method, as the guest wrote it. As in all texts here, `[secret]` stands where a secret was.
     pub method: String,
     /// The URL, as the guest wrote it.
     pub url: String,
@@ -48,12 +49,14 @@ impl DryRun {
     }
 
     /// Takes a request down, before anything is done about it. Headers are left out: they may hold secrets.
-    pub(crate) fn begin(&self, request: &Request) {
-        let body = &request.body[..request.body.len().min(BODY_BYTES)];
+    pub(crate) fn begin(&self, request: &Request, secrets: &Secrets) {
+        // All of it is rid of secrets before it is cut: half of one would not be found.
+        let text = String::from_utf8_lossy(&request.body);
+        let body = secrets.scrub(&text);
         self.requests().push(Recorded {
-            method: request.method.clone(),
-            url: request.url.clone(),
-            body: String::from_utf8_lossy(body).into_owned(),
+            method: secrets.scrub(&request.method).into_owned(),
+            url: secrets.scrub(&request.url).into_owned(),
+            body: body[..body.floor_char_boundary(BODY_BYTES)].to_owned(),
             body_bytes: request.body.len(),
             sent: false,
             answer: String::new(),

@@ -130,7 +130,7 @@ pub(crate) struct Turn {
 pub(crate) async fn send_apart(gate: &Arc<Gate>, turn: Turn, request: Request) -> Result<Response, HttpError> {
     let gate = gate.clone();
     let mut task = JoinSet::new();
-    task.spawn(async move { gate.scrubbed(gate.send(turn, request).await) });
+    task.spawn(async move { gate.send(turn, request).await });
     match task.join_next().await {
         Some(Ok(result)) => result,
         _ => Err(Kind::Protocol.because("a fault in the host")),
@@ -183,10 +183,13 @@ impl Gate {
     }
 
     async fn send(&self, _turn: Turn, request: Request) -> Result<Response, HttpError> {
-        let Some(dry) = &self.dry else { return self.count_error(self.pass(request).await) };
-        dry.begin(&request);
-        let result = self.count_error(self.pass(request).await);
-        dry.end(&result);
+        if let Some(dry) = &self.dry {
+            dry.begin(&request, &self.reach.secrets);
+        }
+        let result = self.scrubbed(self.count_error(self.pass(request).await));
+        if let Some(dry) = &self.dry {
+            dry.end(&result);
+        }
         result
     }
 
@@ -198,7 +201,7 @@ impl Gate {
         let target = Target::canonical(&request.url)?;
         let grant = policy::check(&self.reach.grants, &request.method, &target).inspect_err(|refusal| {
             if refusal.kind == RefusalKind::Denied {
-                self.denied.get_or_init(|| refusal.reason.clone());
+                self.denied.get_or_init(|| self.reach.secrets.scrub(&refusal.reason).into_owned());
             }
         })?;
         let (message, host) = self.message(request, &target, grant)?;

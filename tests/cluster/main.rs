@@ -15,6 +15,7 @@ mod node;
 mod operator;
 mod refusal;
 mod reload;
+mod secrets;
 mod site;
 mod swaps;
 mod upgrade;

@@ -203,7 +203,7 @@ impl<'s> Node<'s> {
 
 /// Has the kernel kill the process when the test's thread is gone, however that went.
 #[allow(unsafe_code)]
-fn die_with_test(command: &mut Command) {
+pub(crate) fn die_with_test(command: &mut Command) {
     let test = rustix::process::getpid();
     let tie = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;

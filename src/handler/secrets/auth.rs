@@ -37,7 +37,7 @@ pub(crate) fn attach(
             let path = Zeroizing::new(path_with_secret(target, secret)?);
             *message.uri_mut() =
                 path.parse().map_err(|_| Kind::Invalid.because("no path with this secret can be sent"))?;
-            return Ok(());
+            Ok(())
         }
         AuthScheme::Bearer => set(message.headers_mut(), &auth.scheme, &[b"Bearer ", secret].concat()),
         AuthScheme::Basic { user } => {
