@@ -177,7 +177,7 @@ async fn a_node_stands_what_no_good_node_sends() {
     // All of this told in one line for each reason, which names the sender.
     for reason in attacker.sent.keys() {
         let about = |line: &_| is(line, "picored::gossip", "datagrams refused") && line["reason"] == *reason;
-        let lines = node.logged(about);
+        let lines = node.logs(reason, 1, about).await;
         assert_eq!(lines.len(), 1, "{reason}: {lines:?}");
         assert_eq!(lines[0]["from"], attacker.socket.local_addr().unwrap().to_string());
         assert!(lines[0]["hint"].as_str().unwrap().starts_with(reason));
