@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use picored::handler::{Host, HostConfig, Limits, Loaded, Secrets};
-use picored_core::config::{Handler, Source};
+use picored_core::config::{Handler, RunOn, Source};
 use picored_core::event::{Event, EventKind, RunEnd};
 use picored_core::name::{HandlerName, NodeName};
 use picored_core::snapshot::{MemberInfo, MemberState, Snapshot};
@@ -91,6 +91,7 @@ fn handler() -> Handler {
         on: vec![EventKind::Reconcile],
         apps: Vec::new(),
         watch: false,
+        run_on: RunOn::default(),
         reconcile_every: Duration::from_secs(60),
         timeout: Duration::from_secs(30),
         config: BTreeMap::new(),

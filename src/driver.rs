@@ -276,6 +276,7 @@ impl Driver {
                 }
                 Output::Resolve { name, port } => self.resolve(name, port),
                 Output::Check { number, app } => self.check(number, *app),
+                Output::Load(handler) => self.handlers.load(&handler),
                 Output::Invoke(run) => self.handlers.invoke(*run),
                 Output::RollBack { handler } => {
                     self.handlers.roll_back(&handler);

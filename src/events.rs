@@ -29,7 +29,8 @@ pub struct Happening {
     pub time: String,
     /// An event's kind (`app-down`), or `joined`, `checked` (this node's own verdict on an application changed), `ended`
     /// (a run of a handler, or what came of a delivery without one), `upgraded`, `rolled-back`, `upgrade-refused` (another
-    /// version of a handler), `held`, `refused`, `rejoined`, `name-taken`.
+    /// version of a handler), `config-mismatch` (the member's handler differs from most nodes'), `config-agreed` (no longer),
+    /// `held`, `refused`, `rejoined`, `name-taken`.
     pub kind: String,
     /// The event's id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +125,11 @@ impl Happening {
             Notice::UpgradeRefused { handler, reason } => {
                 let text = format!("the new version cannot be used, the old one stays: {reason}");
                 Self { handler: some(handler), text: Some(text), ..kind("upgrade-refused") }
+            }
+            Notice::Mismatch { handler, node, differs } => {
+                let text = differs.map(|differs| format!("its {} differs from most nodes'", differs.as_str()));
+                let happened = if differs.is_some() { "config-mismatch" } else { "config-agreed" };
+                Self { handler: some(handler), member: some(node), text, ..kind(happened) }
             }
             Notice::Held { app } => {
                 Self { app: some(app), text: some(&"up nowhere: the last set stays published"), ..kind("held") }

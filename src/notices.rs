@@ -82,6 +82,13 @@ pub(crate) fn log(notice: &Notice) {
             let text = "the new version cannot be used; the old one stays";
             tracing::error!(target: "picored::handler", %handler, reason, text, "refused");
         }
+        Notice::Mismatch { handler, node, differs: Some(differs) } => {
+            let (differs, text) = (differs.as_str(), "it differs from most nodes', and is not run there");
+            tracing::warn!(target: "picored::handler", %handler, member = %node, differs, text, "config-mismatch");
+        }
+        Notice::Mismatch { handler, node, differs: None } => {
+            tracing::info!(target: "picored::handler", %handler, member = %node, "config-agreed");
+        }
         Notice::Held { app } => {
             let reason = "never-empty";
             tracing::warn!(target: "picored::plan", app = %app, reason, "up nowhere: the last set stays published");

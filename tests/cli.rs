@@ -15,7 +15,9 @@ use std::thread::JoinHandle;
 
 use picored_core::name::AppName;
 use picored_core::node::Notice;
-use picored_core::status::{AppStatus, HandlerStatus, LastRun, LastUpgrade, MemberStatus, MissingAsk, Status};
+use picored_core::status::{
+    AppStatus, HandlerStatus, LastRun, LastUpgrade, MemberStatus, MismatchStatus, MissingAsk, Status,
+};
 use picored_core::time::Wall;
 use tokio::sync::{oneshot, watch};
 
@@ -349,6 +351,8 @@ fn status() -> Status {
                 reason: "trap: unreachable".into(),
                 time: "2026-01-31T11:00:00.000Z".into(),
             }),
+            run_on: "one".into(),
+            mismatches: vec![MismatchStatus { node: "web2".into(), differs: "config".into() }],
             pending: 1,
             outcomes: BTreeMap::from([("done".into(), 3), ("retry".into(), 1)]),
             missing: vec![MissingAsk {
@@ -419,6 +423,7 @@ fn status_tells_people_what_the_node_does() {
          in 12.3 ms, \
          try 2: published 1 address\\nforged  line"
     );
+    assert_eq!(line("config-mismatch:"), "web2 does not run dns, its config differs from most nodes'");
 }
 
 #[test]

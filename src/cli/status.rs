@@ -55,6 +55,14 @@ fn text(node: &NodeStatus) -> String {
             ["HANDLER", "SOURCE", "VERSION", "STATE", "PENDING", "ENDED", "LAST RUN"],
             status.handlers.iter().map(handler),
         );
+        for handler in &status.handlers {
+            for odd in &handler.mismatches {
+                let (name, node, differs) = (&handler.name, &odd.node, &odd.differs);
+                let line =
+                    format!("config-mismatch: {node} does not run {name}, its {differs} differs from most nodes'");
+                writeln!(text, "{}", printable(&line)).expect("a string takes all text");
+            }
+        }
     }
     text
 }

@@ -21,6 +21,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// As bytes.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Its first digits, for people: enough to tell the versions of one handler apart.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()

@@ -46,10 +46,7 @@ impl EventKind {
 
     /// Whether `pattern` means it: its name, or the beginning of it and `*`.
     pub fn fits(self, pattern: &str) -> bool {
-        match pattern.strip_suffix('*') {
-            Some(front) => self.as_str().starts_with(front),
-            None => self.as_str() == pattern,
-        }
+        crate::config::matches(pattern, self.as_str())
     }
 }
 

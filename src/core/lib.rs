@@ -9,6 +9,7 @@
 //! 1. values: [`time`], [`name`], [`event`], [`snapshot`], [`policy`], [`config`]
 //! 2. machines, which never import each other
 
+pub mod agreement;
 pub mod ask;
 pub mod config;
 pub mod contacts;

@@ -12,14 +12,14 @@ use std::sync::mpsc;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::identity::Identity;
 use crate::name::{AppName, HandlerName, NodeName};
 
 /// An encoded record is at most this long, in bytes, so that it fits into one datagram beside foca's header.
 pub const MAX_RECORD: usize = 820;
-/// What of [`MAX_RECORD`] is left for applications when the node's name is as long, and its handlers are as many, as can
-/// be.
-pub const MAX_APPS_BYTES: usize = MAX_RECORD - crate::name::MAX_LEN - 40 - 4 * crate::config::MAX_HANDLERS;
+/// What a handler takes of a record at most, in bytes.
+const HANDLER_BYTES: usize = 13;
 /// A life takes at most so many generations above its boot; the boot of the next lies above them.
 pub const RENEWALS: u64 = 1024;
 /// So many records are kept at most; a cluster has a few hundred.
@@ -75,16 +75,57 @@ impl AppRecord {
     }
 }
 
-/// A handler's name in four bytes: a record has no room for more, and on one node no two of them are ever alike but by a
-/// chance of one in a hundred million.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandlerTag([u8; 4]);
+/// What of [`MAX_RECORD`] is left for the applications of a node with so many handlers, if its name is as long as can be.
+pub const fn room_for_apps(handlers: usize) -> usize {
+    MAX_RECORD - crate::name::MAX_LEN - 40 - HANDLER_BYTES * handlers
+}
+
+const _: () = assert!(room_for_apps(crate::config::MAX_HANDLERS) >= 300, "many handlers leave room for applications");
+
+/// The first four bytes of a SHA-256: a record has no room for more. Two that differ look alike once in four billion
+/// times. That is enough against mistakes, and whoever may say anything here holds the cluster's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ShortDigest([u8; 4]);
+
+impl ShortDigest {
+    /// The short form of `digest`.
+    pub const fn new(digest: &[u8; 32]) -> Self {
+        let [a, b, c, d, ..] = *digest;
+        Self([a, b, c, d])
+    }
+
+    /// Stands for a handler's name: equal names have equal ones on every node.
+    pub fn of_name(name: &HandlerName) -> Self {
+        let hash = digest::digest(&digest::SHA256, name.as_str().as_bytes());
+        Self::new(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+}
+
+/// One handler of a record: which, and what it would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HandlerTag {
+    /// Its name.
+    pub name: ShortDigest,
+    /// [`Handler::digest`](crate::config::Handler::digest).
+    pub config: ShortDigest,
+    /// SHA-256 of the component; `None` while none is loaded.
+    pub component: Option<ShortDigest>,
+}
 
 impl HandlerTag {
-    /// The tag of `name`: equal names have equal ones on every node.
-    pub fn new(name: &HandlerName) -> Self {
-        let hash = digest::digest(&digest::SHA256, name.as_str().as_bytes());
-        Self(hash.as_ref()[..4].try_into().expect("SHA-256 has more than 4 bytes"))
+    /// The tag of `handler`, running the component with this digest.
+    pub fn new(handler: &crate::config::Handler, component: Option<Digest>) -> Self {
+        let config = ShortDigest::new(handler.digest().bytes());
+        Self {
+            name: ShortDigest::of_name(&handler.name),
+            config,
+            component: component.map(|it| ShortDigest::new(it.bytes())),
+        }
+    }
+
+    /// This tag as large as it may become.
+    pub fn largest(self) -> Self {
+        Self { component: Some(self.config), ..self }
     }
 }
 
@@ -101,7 +142,9 @@ pub struct Record {
     pub leaving: Option<u64>,
     /// The owner's applications.
     pub apps: Vec<AppRecord>,
-    /// The handlers that the owner can run now: none before it knows how the cluster's applications stand.
+    /// Whether the owner can run handlers now: not before it knows how the cluster's applications stand.
+    pub ready: bool,
+    /// The owner's handlers.
     pub handlers: Vec<HandlerTag>,
 }
 
@@ -114,6 +157,11 @@ impl Record {
     /// Whether it was written in the life of its owner that has this generation: the boot, or a renewal of it.
     pub fn is_of_life(&self, generation: u64) -> bool {
         (self.boot..=self.boot.saturating_add(RENEWALS)).contains(&generation)
+    }
+
+    /// What it says of the handler with this name.
+    pub fn handler(&self, name: ShortDigest) -> Option<&HandlerTag> {
+        self.handlers.iter().find(|tag| tag.name == name)
     }
 
     /// The record as bytes.
@@ -229,6 +277,7 @@ pub(crate) mod tests {
                 port: 80,
                 publish: vec!["192.0.2.1".parse().unwrap()],
             }],
+            ready: false,
             handlers: vec![],
         }
     }

@@ -208,7 +208,7 @@ fn app_keys(old: &App, new: &App) -> Vec<String> {
 }
 
 fn handler_keys(old: &Handler, new: &Handler, has_other_bytes: bool) -> Vec<String> {
-    let Handler { name: _, source, watch, on, apps, reconcile_every, timeout, config, http } = old;
+    let Handler { name: _, source, watch, on, apps, run_on, reconcile_every, timeout, config, http } = old;
     let names: BTreeSet<&String> = config.keys().chain(new.config.keys()).collect();
     let settings = names.into_iter().filter(|name| config.get(*name) != new.config.get(*name));
     let mut keys: Vec<String> = settings.map(|name| format!("config.{name}")).collect();
@@ -218,6 +218,7 @@ fn handler_keys(old: &Handler, new: &Handler, has_other_bytes: bool) -> Vec<Stri
         ("http", *http != new.http),
         ("on", *on != new.on),
         ("reconcile_every", *reconcile_every != new.reconcile_every),
+        ("run_on", *run_on != new.run_on),
         ("source", *source != new.source),
         ("timeout", *timeout != new.timeout),
         ("watch", *watch != new.watch),

@@ -56,7 +56,7 @@ pub struct HandlerStatus {
     pub name: String,
     /// Where its component comes from.
     pub source: String,
-    /// `ready`, or why it is not.
+    /// `ready`, or why it is not; `config-mismatch` if it is not what most nodes hold it to be, and so is not run here.
     pub state: String,
     /// The component that it runs: its SHA-256 in hexadecimal digits; none before it could be loaded.
     pub version: Option<String>,
@@ -67,6 +67,12 @@ pub struct HandlerStatus {
     /// What it asks for and is not granted: calls that need it are refused.
     #[serde(default)]
     pub missing: Vec<MissingAsk>,
+    /// `one`, `every` or `subject`.
+    #[serde(default)]
+    pub run_on: String,
+    /// The live nodes that differ from most in it, by name.
+    #[serde(default)]
+    pub mismatches: Vec<MismatchStatus>,
     /// Deliveries that wait or run.
     pub pending: usize,
     /// Deliveries that ended, by outcome.
@@ -93,6 +99,15 @@ pub struct LastUpgrade {
     pub reason: String,
     /// When: RFC 3339, UTC.
     pub time: String,
+}
+
+/// A node whose handler is another than most nodes have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MismatchStatus {
+    /// The node's name.
+    pub node: String,
+    /// `config`, `component`, or `config and component`.
+    pub differs: String,
 }
 
 /// How a run ended.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::event::{Event, EventKind};
 use crate::name::{AppName, NodeName};
-use crate::record::{AppState, HandlerTag, Record};
+use crate::record::{AppState, HandlerTag, Record, ShortDigest};
 use crate::snapshot::{Endpoint, MemberInfo, MemberState};
 use crate::time::Wall;
 
@@ -39,14 +39,16 @@ pub struct Member {
     pub state: MemberState,
     /// Its applications.
     pub apps: BTreeMap<AppName, MemberApp>,
-    /// The handlers that it can run now; `None` before it has said anything of itself.
+    /// Whether it says that it can run handlers now.
+    pub ready: bool,
+    /// Its handlers; `None` before it has said anything of itself.
     pub handlers: Option<Vec<HandlerTag>>,
 }
 
 impl Member {
-    /// Whether it is there and says that it can run `handler`.
-    pub fn can_run(&self, handler: HandlerTag) -> bool {
-        self.state.is_active() && self.handlers.as_ref().is_some_and(|handlers| handlers.contains(&handler))
+    /// What it says of the handler with this name, if it is there and has it.
+    pub fn handler(&self, name: ShortDigest) -> Option<&HandlerTag> {
+        self.handlers.iter().flatten().find(|tag| tag.name == name && self.state.is_active())
     }
 
     /// Whether nothing is missing here: it is gone, or has said how its applications stand, now or in an earlier life.
@@ -88,10 +90,10 @@ impl View {
         self.members.values().all(Member::is_known)
     }
 
-    /// Who says that it can run handlers.
-    pub fn runners(&self) -> BTreeSet<NodeName> {
-        let can_run = |member: &Member| member.state.is_active() && member.handlers.iter().any(|list| !list.is_empty());
-        self.members.iter().filter(|(_, member)| can_run(member)).map(|(name, _)| name.clone()).collect()
+    /// Who says that it can run which handler, and as what. Who was not among them may have run it in another view.
+    pub fn runners(&self) -> BTreeSet<(NodeName, HandlerTag)> {
+        let can_run = self.members.iter().filter(|(_, member)| member.ready && member.state.is_active());
+        can_run.flat_map(|(name, member)| member.handlers.iter().flatten().map(|tag| (name.clone(), *tag))).collect()
     }
 
     /// The members as handlers see them.
@@ -142,8 +144,8 @@ impl View {
             events.extend(member_event.clone());
             events.extend(app_events(wall, before, &apps, &fact, member_event.as_ref()));
             let Fact { address, generation, state, record, .. } = fact;
-            let handlers = record.map(|record| record.handlers.clone());
-            members.insert(fact.name.clone(), Member { address, generation, state, apps, handlers });
+            let (ready, handlers) = (record.is_some_and(|record| record.ready), record.map(|it| it.handlers.clone()));
+            members.insert(fact.name.clone(), Member { address, generation, state, apps, ready, handlers });
         }
         self.members = members;
         events

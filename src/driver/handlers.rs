@@ -248,8 +248,9 @@ impl Handlers {
         }
     }
 
-    fn load(&mut self, name: &HandlerName) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
+    /// Loads a handler, unless it is loaded or about to be.
+    pub(super) fn load(&mut self, name: &HandlerName) {
+        let Some(slot) = self.slots.get_mut(name).filter(|slot| slot.current.is_none()) else { return };
         if !std::mem::replace(&mut slot.is_loading, true) {
             let (host, components, config) = (self.host.clone(), slot.components.clone(), slot.config.clone());
             let handler = name.clone();

@@ -11,6 +11,7 @@ mod handlers;
 mod health;
 mod hostile;
 mod join;
+mod mismatch;
 mod node;
 mod operator;
 mod refusal;

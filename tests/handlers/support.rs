@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use picored::handler::{Host, HostConfig, Limits, Loaded, Secrets};
-use picored_core::config::{Handler, SecretSource, Source};
+use picored_core::config::{Handler, RunOn, SecretSource, Source};
 use picored_core::event::{Event, EventKind, RunEnd};
 use picored_core::name::{AppName, HandlerName, NodeName, SecretName};
 use picored_core::policy::{Auth, AuthScheme, Grant};
@@ -90,6 +90,7 @@ pub(crate) fn handler(source: PathBuf) -> Handler {
         on: EventKind::ALL.to_vec(),
         apps: Vec::new(),
         watch: false,
+        run_on: RunOn::default(),
         reconcile_every: Duration::from_secs(60),
         timeout: CEILING,
         config: BTreeMap::new(),

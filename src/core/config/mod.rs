@@ -5,7 +5,9 @@
 //! errors that name line, column and remedy. Defaults stand in `check` and nowhere else.
 
 mod check;
+mod digest;
 mod error;
+mod pattern;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use crate::policy::Grant;
 
 pub use check::DEFAULT_ADMIN_SOCKET;
 pub use error::{ConfigError, ConfigErrors};
+pub use pattern::{Pattern, matches};
 
 /// Longest text of a config, in bytes.
 pub const MAX_TEXT_LEN: usize = 256 * 1024;
@@ -242,7 +245,9 @@ pub struct Handler {
     /// The events it is told of.
     pub on: Vec<EventKind>,
     /// The applications it may see; empty: all.
-    pub apps: Vec<AppName>,
+    pub apps: Vec<Pattern>,
+    /// Which of the nodes that have it run it.
+    pub run_on: RunOn,
     /// How often it is told to look again.
     pub reconcile_every: Duration,
     /// A run that takes longer is ended.
@@ -256,7 +261,34 @@ pub struct Handler {
 impl Handler {
     /// Whether this handler may see `app`.
     pub fn sees(&self, app: &AppName) -> bool {
-        self.apps.is_empty() || self.apps.contains(app)
+        self.apps.is_empty() || self.apps.iter().any(|pattern| pattern.matches(app.as_str()))
+    }
+}
+
+/// Which nodes run a handler, among those that have it, are ready, and agree with most on what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RunOn {
+    /// One of them for each scope: each event is delivered once in the cluster.
+    #[default]
+    One,
+    /// Each of them: each event is delivered on every node that sees it happen.
+    Every,
+    /// The node that the event is about. A node sees neither its own coming nor its own going, so that these are the
+    /// `app-up` and `app-down` of its own applications while it lives, and a `reconcile` of each application it has.
+    Subject,
+}
+
+impl RunOn {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::One, Self::Every, Self::Subject];
+
+    /// The one spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Every => "every",
+            Self::Subject => "subject",
+        }
     }
 }
 

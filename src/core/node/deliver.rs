@@ -17,9 +17,9 @@ use crate::digest::Digest;
 use crate::event::{DeliveryId, Event, EventKind, RunEnd};
 use crate::identity::Identity;
 use crate::ledger::{Delivery, Outcome, ScopeKey};
-use crate::name::{AppName, HandlerName, NodeName};
+use crate::name::{AppName, HandlerName};
 use crate::plan::{self, Update};
-use crate::record::HandlerTag;
+use crate::record::ShortDigest;
 use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
 use crate::status::LastRun;
 use crate::time::{Instant, Now};
@@ -61,7 +61,10 @@ impl Node {
         });
         let runners = self.view.runners();
         let events = self.view.update(now.wall, &own.name, std::iter::once(own_fact).chain(facts));
-        let has_new_runners = !self.view.runners().is_subset(&runners);
+        // This node's own runs stand in its ledger, whichever version they are of.
+        let after = self.view.runners();
+        let new_runners = after.difference(&runners).filter(|(name, _)| *name != own.name);
+        let new_runners = new_runners.map(|(_, tag)| tag.name).collect();
         let changed = self.update_plan();
         // What a newcomer sees for the first time is no news to the cluster.
         if self.may_run() {
@@ -70,7 +73,10 @@ impl Node {
                 self.notice(Notice::Event(event.clone()));
                 self.offer(now.at, event);
             }
-            self.take_over(now, has_new_runners);
+            if self.is_ready() {
+                self.tell_mismatches();
+            }
+            self.take_over(now, &new_runners);
             // An address may move while its application stays up: nothing happened, and yet another set is wanted.
             for app in changed.iter().filter(|app| !events.iter().any(|event| event.app.as_ref() == Some(app))) {
                 let keys: Vec<_> =
@@ -125,7 +131,7 @@ impl Node {
                 continue;
             }
             for (key, event) in self.scopes_of(handler, event) {
-                if self.runs(&key) {
+                if self.runs(&key, event.member.as_ref()) {
                     self.put_in_line(now, key, event);
                 }
             }
@@ -155,41 +161,31 @@ impl Node {
         told.map(|app| (scope(handler, Some(&app)), Event { app: Some(app), ..event.clone() })).collect()
     }
 
-    fn runs(&self, key: &ScopeKey) -> bool {
-        self.runner(key) == Some(&self.settings.name)
-    }
-
-    /// The node that runs a scope.
-    pub(super) fn runner(&self, key: &ScopeKey) -> Option<&NodeName> {
-        let (own, handler) = (&self.settings.name, HandlerTag::new(&key.handler));
-        let eligible = self.view.members().iter().filter(|(name, member)| {
-            // Of itself this node knows sooner than its view.
-            if *name == own { self.is_ready() } else { member.can_run(handler) }
-        });
-        plan::runner(&key.handler, key.scope(), eligible.map(|(name, _)| name))
-    }
-
     /// Who takes a scope over does not know what became of its deliveries: it looks at once, unless something waits there
     /// anyway. A run of its predecessor may still go on, and what that read before may be written last: so it looks once
-    /// more when no such run can live any longer. A node that was not seen before may have been such a predecessor.
-    fn take_over(&mut self, now: Now, has_new_runners: bool) {
+    /// more when no such run can live any longer. A node that was not seen before, or with another handler than before,
+    /// may have been such a predecessor; `new_runners` are the handlers that such nodes have.
+    fn take_over(&mut self, now: Now, new_runners: &BTreeSet<ShortDigest>) {
         let handlers = self.settings.handlers.iter();
         let keys: BTreeSet<_> = handlers
             .flat_map(|handler| {
                 let apps = self.view.apps().filter(|app| handler.sees(app));
                 apps.map(|app| scope(handler, Some(app))).chain([scope(handler, None)])
             })
-            .filter(|key| self.runs(key))
+            .filter(|key| self.runs(key, None))
             .collect();
         let new: Vec<_> = keys.difference(&self.own_scopes).cloned().collect();
         self.own_scopes = keys;
         for key in &new {
             self.reconcile_scope(now, key);
         }
-        let doubtful = if has_new_runners { self.own_scopes.iter().cloned().collect() } else { new };
+        let has_new_runner = |key: &ScopeKey| new_runners.contains(&ShortDigest::of_name(&key.handler));
+        let doubtful: Vec<_> =
+            self.own_scopes.iter().filter(|key| new.contains(key) || has_new_runner(key)).cloned().collect();
         for key in doubtful {
             if let Some(handler) = self.handler(&key) {
-                let over = now.at + handler.timeout;
+                // A predecessor may begin a last run before it has heard of this.
+                let over = now.at + HEAR_OF_EACH_OTHER + handler.timeout;
                 self.timers.push(over, Tick::LookAgain(key.clone()));
                 self.look_again.insert(key, over);
             }
@@ -238,6 +234,10 @@ impl Node {
         let due: Vec<_> = self.settings.handlers.iter().filter(|handler| is_due(handler)).cloned().collect();
         for handler in due {
             self.schedule_reconcile(now.at, &handler);
+            if self.books.get(&handler.name).is_some_and(|book| book.versions.current().is_none()) {
+                // Others that have it run it, so that no delivery would ever try again.
+                self.outputs.push_back(Output::Load(handler.name.clone()));
+            }
             self.reconcile(now, &handler.name);
         }
     }
@@ -257,7 +257,7 @@ impl Node {
         while self.is_ready() && self.runs_from.is_some_and(|from| from <= now.at) {
             let Some(delivery) = self.ledger.start(now.at) else { return };
             // The members may have changed since it was put in line: its new runner has taken the scope over.
-            if !self.runs(&delivery.key) {
+            if !self.runs(&delivery.key, delivery.event.member.as_ref()) {
                 self.ledger.hand_over(&delivery);
                 self.end(delivery, Outcome::HandedOver, None, Duration::ZERO);
                 continue;

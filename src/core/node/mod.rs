@@ -5,6 +5,7 @@
 //! from top to bottom: a datagram is opened, foca or a record changes, the view is compared with the one before
 //! (`deliver`), and what a handler shall hear of leaves as [`Output::Invoke`].
 
+mod agree;
 mod deliver;
 mod exchange;
 mod leave;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::agreement::Difference;
 use crate::config::{App, Handler, Profile, Seed};
 use crate::contacts::{Contacts, Opened};
 use crate::digest::Digest;
@@ -187,6 +189,8 @@ pub enum Output {
         /// The application, as it is configured now.
         app: Box<App>,
     },
+    /// Load a handler that could not be loaded, and answer with [`Input::HandlerReady`] or [`Input::HandlerState`].
+    Load(HandlerName),
     /// Run a handler, and answer with [`Input::RunDone`].
     Invoke(Box<Invocation>),
     /// The version of this handler that took over last has failed: the one before runs again, from the next
@@ -273,6 +277,15 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// A node's handler differs from what most nodes hold it to be, and is not run there; or this is over.
+    Mismatch {
+        /// Which.
+        handler: HandlerName,
+        /// The odd node.
+        node: NodeName,
+        /// In what; `None` when it is over, because they agree or the node is gone.
+        differs: Option<Difference>,
+    },
     /// Nothing is up for an application: the last set stays published.
     Held {
         /// Which.
@@ -315,6 +328,8 @@ struct HandlerBook {
     missing: Vec<MissingAsk>,
     /// When it is told to look again.
     reconcile_at: Instant,
+    /// The nodes that differ from most in it.
+    mismatches: BTreeMap<NodeName, Difference>,
     outcomes: BTreeMap<&'static str, u64>,
     last: Option<LastRun>,
     versions: Versions,
@@ -656,12 +671,14 @@ impl Node {
             sequence,
             leaving: self.leaving.as_ref().map(|_| self.membership.identity().generation),
             apps: apps.collect(),
-            handlers: if self.is_ready() { self.handler_tags() } else { Vec::new() },
+            ready: self.is_ready(),
+            handlers: self.handler_tags(),
         }
     }
 
     fn handler_tags(&self) -> Vec<HandlerTag> {
-        self.settings.handlers.iter().map(|handler| HandlerTag::new(&handler.name)).collect()
+        let component = |handler: &Handler| self.books.get(&handler.name).and_then(|book| book.versions.current());
+        self.settings.handlers.iter().map(|handler| HandlerTag::new(handler, component(handler))).collect()
     }
 
     fn jittered(&mut self, period: Duration) -> Duration {
@@ -671,6 +688,7 @@ impl Node {
 
 /// Whether `record` fits into a datagram even when it names all `handlers`.
 fn record_fits(record: &Record, handlers: Vec<HandlerTag>) -> Result<(), SettingsError> {
+    let handlers = handlers.into_iter().map(HandlerTag::largest).collect();
     let size = Record { handlers, ..record.clone() }.encode().len();
     if size > MAX_RECORD { Err(SettingsError::RecordTooLarge(size)) } else { Ok(()) }
 }

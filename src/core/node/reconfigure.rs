@@ -38,7 +38,7 @@ impl Node {
         }
         let Reconfiguration { apps, handlers, seeds } = new;
         let largest = Record { apps: apps.iter().map(AppRecord::largest).collect(), ..self.own_record(u64::MAX) };
-        record_fits(&largest, handlers.iter().map(|handler| HandlerTag::new(&handler.name)).collect())?;
+        record_fits(&largest, handlers.iter().map(|handler| HandlerTag::new(handler, None)).collect())?;
         self.replace_apps(now.at, apps);
         self.replace_handlers(now, handlers);
         if seeds != self.settings.seeds {

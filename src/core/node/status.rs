@@ -1,7 +1,10 @@
 //! What a node says of itself when asked.
 
 use super::Node;
-use crate::status::{AppStatus, HandlerStatus, MemberStatus, Status};
+use crate::status::{AppStatus, HandlerStatus, MemberStatus, MismatchStatus, Status};
+
+/// The state of a handler that is ready, but not what most nodes hold it to be.
+const CONFIG_MISMATCH: &str = "config-mismatch";
 
 impl Node {
     /// A snapshot of what this node holds and does.
@@ -31,7 +34,17 @@ impl Node {
             HandlerStatus {
                 name: handler.name.to_string(),
                 source: handler.source.to_string(),
-                state: book.map_or_else(String::new, |book| book.state.clone()),
+                state: book.map_or_else(String::new, |book| {
+                    // Why it cannot be loaded matters more.
+                    let is_odd = book.versions.current().is_some() && book.mismatches.contains_key(&self.settings.name);
+                    if is_odd { CONFIG_MISMATCH.into() } else { book.state.clone() }
+                }),
+                run_on: handler.run_on.as_str().into(),
+                mismatches: book
+                    .into_iter()
+                    .flat_map(|book| &book.mismatches)
+                    .map(|(node, differs)| MismatchStatus { node: node.to_string(), differs: differs.as_str().into() })
+                    .collect(),
                 missing: book.map_or_else(Vec::new, |book| book.missing.clone()),
                 version: book.and_then(|book| book.versions.current()).map(|version| version.to_string()),
                 watched: handler.watch,

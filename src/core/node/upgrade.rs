@@ -18,13 +18,20 @@ impl Node {
         let before = book.versions.current();
         book.versions.take_over(version, takeover);
         let outcome = match takeover {
-            Takeover::Load => return,
-            Takeover::Upgrade => "upgraded",
-            Takeover::Rollback => "rolled-back",
+            Takeover::Load => None,
+            Takeover::Upgrade => Some("upgraded"),
+            Takeover::Rollback => Some("rolled-back"),
         };
-        book.upgrade = Some(LastUpgrade { outcome: outcome.into(), reason: String::new(), time: now.wall.rfc3339() });
-        self.notice(Notice::Takeover { handler: handler.clone(), takeover, version, before });
-        self.reconcile(now, handler);
+        if let Some(outcome) = outcome {
+            let (outcome, time) = (outcome.into(), now.wall.rfc3339());
+            book.upgrade = Some(LastUpgrade { outcome, reason: String::new(), time });
+            self.notice(Notice::Takeover { handler: handler.clone(), takeover, version, before });
+        }
+        // What this node runs decides whether it may, here and in the eyes of others.
+        self.change_own_record(now.at);
+        if takeover != Takeover::Load {
+            self.reconcile(now, handler);
+        }
     }
 
     pub(super) fn on_upgrade_refused(&mut self, now: Now, handler: HandlerName, reason: String) {
@@ -44,6 +51,7 @@ impl Node {
         book.upgrade = Some(LastUpgrade { outcome, reason: reason.clone(), time });
         self.outputs.push_back(Output::RollBack { handler: handler.clone() });
         self.notice(Notice::RolledBack { handler: handler.clone(), version: back, failed: version, reason });
+        self.change_own_record(now.at);
         self.reconcile(now, handler);
     }
 }

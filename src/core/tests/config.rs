@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use picored_core::config::{Check, CheckMethod, Config, MAX_TEXT_LEN, Profile, Seed, Source, TcpCheck, Trust};
+use picored_core::config::{Check, CheckMethod, Config, MAX_TEXT_LEN, Profile, RunOn, Seed, Source, TcpCheck, Trust};
 use picored_core::event::EventKind;
 use picored_core::policy::{AuthScheme, Grant};
 
@@ -130,7 +130,8 @@ fn the_sample_gives_its_values() {
     assert_eq!(handler.name.as_str(), "dns");
     assert_eq!(handler.source, Source::Builtin("dns-powerdns".into()));
     assert_eq!(handler.on, [EventKind::MemberDown, EventKind::AppUp, EventKind::AppDown, EventKind::Reconcile]);
-    assert_eq!(handler.apps.iter().map(|app| app.as_str()).collect::<Vec<_>>(), ["www"]);
+    assert_eq!(handler.apps.iter().map(|app| app.as_str()).collect::<Vec<_>>(), ["www", "shop-*"]);
+    assert_eq!(handler.run_on, RunOn::Every);
     assert_eq!((handler.reconcile_every, handler.timeout), (Duration::from_secs(600), Duration::from_secs(20)));
     let settings: Vec<(&str, &str)> =
         handler.config.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();

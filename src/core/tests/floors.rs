@@ -31,7 +31,7 @@ const CORE: House = House {
         Floor {
             name: "machines",
             together: false,
-            modules: &["contacts", "health", "ledger", "membership", "plan", "reload", "versions", "view"],
+            modules: &["agreement", "contacts", "health", "ledger", "membership", "plan", "reload", "versions", "view"],
         },
         Floor { name: "node", together: false, modules: &["node"] },
     ],

@@ -97,6 +97,7 @@ fn each_edit_makes_its_plan() {
         ("on = [\"member-*\", \"reconcile\"]", "on = [\"app-*\"]", "handler dns: changed on"),
         ("apps = [\"www\"]", "", "handler dns: changed apps"),
         ("reconcile_every = \"5m\"", "reconcile_every = \"1m\"", "handler dns: changed reconcile_every"),
+        ("reconcile_every = \"5m\"", "reconcile_every = \"5m\"\nrun_on = \"every\"", "handler dns: changed run_on"),
         ("timeout = \"10s\"", "timeout = \"20s\"", "handler dns: changed timeout"),
         ("log.wasm\"", "log.wasm\"\nwatch = true", "handler log: changed watch"),
         ("key = { env = \"KEY\" }", "key = { file = \"/etc/key\" }", "secret key: changed source"),

@@ -5,23 +5,24 @@ use std::time::Duration;
 
 use super::super::error::{Findings, Reported, all};
 use super::super::raw::{Table, Text};
-use super::super::{App, MAX_PUBLISH_PER_APP};
+use super::super::{App, MAX_HANDLERS, MAX_PUBLISH_PER_APP};
 use super::value::{count, duration, name, not_dialable};
 use super::{app_check, at_most};
 use crate::policy::quoted;
-use crate::record::{AppRecord, MAX_APPS_BYTES};
+use crate::record::{AppRecord, room_for_apps};
 
 pub(super) const KEYS: [&str; 7] = ["name", "publish", "check", "interval", "timeout", "rise", "fall"];
 
-/// All apps, and what holds for them together.
-pub(super) fn apps(tables: &[Table<'_>], findings: &mut Findings) -> Result<Vec<App>, Reported> {
+/// All apps, and what holds for them together on a node with so many handlers.
+pub(super) fn apps(tables: &[Table<'_>], handlers: usize, findings: &mut Findings) -> Result<Vec<App>, Reported> {
     let apps = all(tables.iter().map(|table| app(table, findings)))?;
+    let room = room_for_apps(handlers.min(MAX_HANDLERS));
     let mut total = 0;
     for (app, table) in apps.iter().zip(tables) {
         total += AppRecord::largest(app).encoded_len();
-        if total > MAX_APPS_BYTES {
+        if total > room {
             let message = format!(
-                "the apps up to this one take {total} bytes of a datagram, {MAX_APPS_BYTES} are possible; a name takes \
+                "the apps up to this one take {total} bytes of a datagram, {room} are possible; a name takes \
                  its length, an address 5 bytes (IPv4) or 17 (IPv6)"
             );
             return Err(findings.report(table.place_of("publish"), message, "leave some out, or use shorter names"));

@@ -8,10 +8,10 @@ use toml::de::DeValue;
 
 use super::super::error::{Findings, Reported, all};
 use super::super::raw::{Table, Text, did_you_mean, wrong_type};
-use super::super::{Handler, MAX_CONFIG_KEYS, MAX_CONFIG_VALUE_LEN, MAX_GRANTS, Source};
+use super::super::{Handler, MAX_CONFIG_KEYS, MAX_CONFIG_VALUE_LEN, MAX_GRANTS, Pattern, RunOn, Source};
 use super::at_most;
 use super::secret::{Secrets, auth};
-use super::value::{duration, name, parse_name, parse_path};
+use super::value::{duration, name, parse_path};
 use crate::event::EventKind;
 use crate::name::AppName;
 use crate::policy::{Cidr, Grant, GrantError, Host, HostPattern, Origin, closed_range, quoted};
@@ -34,7 +34,7 @@ pub(super) fn handler(table: &Table<'_>, secrets: &Secrets<'_>, findings: &mut F
     let watch = watch(table, source.as_ref().ok(), findings);
     let on = on(table, findings);
     let apps = apps(table, findings);
-    let run_on = run_on(table, findings);
+    let run_on = run_on(table, on.as_deref().unwrap_or(&EventKind::ALL), findings);
     let reconcile_every = duration(table, "reconcile_every", seconds(300), seconds(10)..=seconds(86_400), findings);
     let limits = Duration::from_millis(100)..=seconds(600);
     let timeout = duration(table, "timeout", seconds(10), limits, findings);
@@ -43,13 +43,13 @@ pub(super) fn handler(table: &Table<'_>, secrets: &Secrets<'_>, findings: &mut F
         at_most(MAX_GRANTS, "[[handler.http]] of one handler", tables.iter().map(Table::place), findings)?;
         all(tables.iter().map(|table| grant(table, secrets, findings)))
     });
-    run_on?;
     Ok(Handler {
         name: name?,
         source: source?,
         watch: watch?,
         on: on?,
         apps: apps?,
+        run_on: run_on?,
         reconcile_every: reconcile_every?,
         timeout: timeout?,
         config: config?,
@@ -109,10 +109,10 @@ fn on(table: &Table<'_>, findings: &mut Findings) -> Result<Vec<EventKind>, Repo
     Ok(EventKind::ALL.into_iter().filter(wanted).collect())
 }
 
-/// The apps it may see. They need not be this node's own.
-fn apps(table: &Table<'_>, findings: &mut Findings) -> Result<Vec<AppName>, Reported> {
+/// The apps it may see, by name or by how their names begin. They need not be this node's own.
+fn apps(table: &Table<'_>, findings: &mut Findings) -> Result<Vec<Pattern>, Reported> {
     let texts = table.texts("apps", findings)?.unwrap_or_default();
-    let apps: Vec<AppName> = all(texts.iter().map(|text| parse_name("apps", text, findings)))?;
+    let apps: Vec<Pattern> = all(texts.iter().map(|text| app_pattern(text, findings)))?;
     for (index, app) in apps.iter().enumerate() {
         if apps[..index].contains(app) {
             findings.report(texts[index].span(), format!("`apps` has `{app}` twice"), "leave one of them out");
@@ -121,18 +121,43 @@ fn apps(table: &Table<'_>, findings: &mut Findings) -> Result<Vec<AppName>, Repo
     Ok(apps)
 }
 
-/// Which nodes run it: one of them is all there is so far, so nothing is kept of it.
-fn run_on(table: &Table<'_>, findings: &mut Findings) -> Result<(), Reported> {
-    match table.text("run_on", findings)? {
-        Some(text) if *text.get_ref() != "one" => {
-            let message = match *text.get_ref() {
-                known @ ("every" | "subject") => format!("`run_on` \"{known}\" is not supported yet"),
-                other => format!("there is no `run_on` \"{}\"", quoted(other)),
-            };
-            Err(findings.report(text.span(), message, "write run_on = \"one\", or leave it out"))
+fn app_pattern(text: &Text<'_>, findings: &mut Findings) -> Result<Pattern, Reported> {
+    let written = *text.get_ref();
+    let wrong = match written.strip_suffix('*') {
+        Some("") => None,
+        // What stands before the `*` has to begin a name: with any letter after it, it is one.
+        Some(front) => AppName::new(&format!("{front}x")).err(),
+        None => AppName::new(written).err(),
+    };
+    match wrong {
+        None => Ok(Pattern::new(written)),
+        Some(error) => {
+            let help =
+                "write a name such as \"www\", or how names begin such as \"shop-*\"; a `*` stands only at the end";
+            Err(findings.report(text.span(), format!("`apps` is no name: {error}"), help))
         }
-        _ => Ok(()),
     }
+}
+
+/// Which nodes run it.
+fn run_on(table: &Table<'_>, on: &[EventKind], findings: &mut Findings) -> Result<RunOn, Reported> {
+    let Some(text) = table.text("run_on", findings)? else { return Ok(RunOn::default()) };
+    let Some(run_on) = RunOn::ALL.into_iter().find(|known| known.as_str() == *text.get_ref()) else {
+        let message = format!("there is no `run_on` \"{}\"", quoted(text.get_ref()));
+        return Err(findings.report(
+            text.span(),
+            message,
+            did_you_mean(text.get_ref(), &RunOn::ALL.map(RunOn::as_str)),
+        ));
+    };
+    let is_of_members = |kind| matches!(kind, EventKind::MemberUp | EventKind::MemberDown | EventKind::MemberLeft);
+    if run_on == RunOn::Subject && on.iter().copied().all(is_of_members) {
+        let message = "`run_on` \"subject\" with nothing but member events in `on`: no node sees its own coming or going, \
+                       so the handler would never run";
+        let help = "add \"app-*\" or \"reconcile\" to `on`, or write run_on = \"every\"";
+        return Err(findings.report(text.span(), message, help));
+    }
+    Ok(run_on)
 }
 
 /// `[handler.config]`: single values, as text.

@@ -48,13 +48,15 @@ pub(super) fn config(text: &str, findings: &mut Findings) -> Result<Config, Repo
         reachability(node_table, node, cluster_table, cluster, findings);
     }
 
+    let handlers = root.tables("handler", "[[handler]]", &handler::KEYS, findings);
+    let handler_count = handlers.as_ref().map_or(0, Vec::len);
     let apps = root.tables("app", "[[app]]", &app::KEYS, findings).and_then(|tables| {
         at_most(MAX_APPS, "[[app]]", tables.iter().map(Table::place), findings)?;
         unique("apps", &tables, findings);
-        app::apps(&tables, findings)
+        app::apps(&tables, handler_count, findings)
     });
     let secrets = secret::secrets(&root, findings);
-    let handlers = root.tables("handler", "[[handler]]", &handler::KEYS, findings).and_then(|tables| {
+    let handlers = handlers.and_then(|tables| {
         at_most(MAX_HANDLERS, "[[handler]]", tables.iter().map(Table::place), findings)?;
         unique("handlers", &tables, findings);
         all(tables.iter().map(|table| handler::handler(table, &secrets, findings)))

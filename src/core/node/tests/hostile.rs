@@ -13,7 +13,7 @@ use crate::envelope::{Cluster, ClusterKey, Sealer};
 use crate::identity::Identity;
 use crate::message::{Digest, DigestLine, Entry, Message, Standing};
 use crate::name::{ClusterName, HandlerName, NodeName};
-use crate::record::{HandlerTag, Record};
+use crate::record::{HandlerTag, Record, ShortDigest};
 
 const NODES: usize = 3;
 /// The generation of the first nodes of a settled net.
@@ -89,8 +89,15 @@ fn any_record(rng: &mut StdRng) -> Record {
         sequence: any_number(rng),
         leaving: maybe(rng, any_number),
         apps: vec![],
-        handlers: vec![HandlerTag::new(&HandlerName::new("dns").unwrap())],
+        ready: rng.random(),
+        handlers: vec![any_tag(rng)],
     }
+}
+
+fn any_tag(rng: &mut StdRng) -> HandlerTag {
+    let name = ShortDigest::of_name(&HandlerName::new("dns").unwrap());
+    let component = maybe(rng, |rng| ShortDigest::new(&rng.random()));
+    HandlerTag { name, config: ShortDigest::new(&rng.random()), component }
 }
 
 fn maybe<T>(rng: &mut StdRng, any: impl Fn(&mut StdRng) -> T) -> Option<T> {

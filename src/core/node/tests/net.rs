@@ -8,13 +8,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::{Input, Invocation, Node, Notice, Output, Reconfiguration, Settings, SettingsError};
-use crate::config::{App, Check, Handler, Profile, Seed, Source, TcpCheck};
+use crate::config::{App, Check, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
 use crate::event::{EventKind, RunEnd};
 use crate::ledger::Outcome;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::time::{Instant, Now, TimerQueue, Wall};
+use crate::versions::Takeover;
 
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
@@ -80,6 +81,10 @@ pub(super) struct Net {
     pub(super) record: Vec<String>,
     /// Applications, by node, whose checks fail whatever else is said.
     pub(super) failing: BTreeSet<(usize, AppName)>,
+    /// Which node that run was on.
+    pub(super) writer: Option<usize>,
+    /// The first byte of a node's components, 0 if they cannot be loaded; else 1.
+    pub(super) components: BTreeMap<usize, u8>,
     /// Nodes whose application answers well and badly in turn.
     pub(super) flapping: BTreeSet<usize>,
     /// How many checks each node has begun.
@@ -135,6 +140,8 @@ impl Net {
             trace: Vec::new(),
             record: Vec::new(),
             failing: BTreeSet::new(),
+            writer: None,
+            components: BTreeMap::new(),
             flapping: BTreeSet::new(),
             checks: BTreeMap::new(),
             sent: 0,
@@ -179,7 +186,8 @@ impl Net {
                 name: HandlerName::new("dns").unwrap(),
                 source: Source::Builtin(text("ok")),
                 on: EventKind::ALL.to_vec(),
-                apps: vec![www()],
+                apps: vec![Pattern::new("www")],
+                run_on: RunOn::One,
                 watch: false,
                 reconcile_every: Duration::from_secs(300),
                 timeout: Duration::from_secs(10),
@@ -208,6 +216,30 @@ impl Net {
             self.slots.push(slot_state);
         }
         self.drain(slot);
+        self.load_missing(slot);
+    }
+
+    fn load_missing(&mut self, slot: usize) {
+        for handler in self.node(slot).status().handlers.into_iter().filter(|handler| handler.version.is_none()) {
+            self.load(slot, HandlerName::new(&handler.name).unwrap());
+        }
+    }
+
+    /// A node's handler is loaded, or cannot be.
+    pub(super) fn load(&mut self, slot: usize, handler: HandlerName) {
+        let component = Some(self.components.get(&slot).copied().unwrap_or(1)).filter(|first| *first > 0);
+        let Some(first) = component else {
+            return self.handle(slot, Input::HandlerState { handler, state: "broken".into() });
+        };
+        let version = Digest::new([first; 32]);
+        let shown = self.node(slot).status().handlers;
+        let is_first = shown.iter().any(|it| it.name == handler.as_str() && it.version.is_none());
+        let takeover = if is_first { Takeover::Load } else { Takeover::Upgrade };
+        let versions = self.versions.entry(slot).or_default();
+        if versions.first() != Some(&version) {
+            versions.insert(0, version);
+        }
+        self.handle(slot, Input::HandlerReady { handler, version, takeover });
     }
 
     /// SIGKILL.
@@ -254,6 +286,7 @@ impl Net {
         let node = self.slots[slot].node.as_mut().expect("a running node");
         let taken = node.reconfigure(now, new);
         self.drain(slot);
+        self.load_missing(slot);
         taken
     }
 
@@ -298,6 +331,7 @@ impl Net {
                     self.slots[slot].left = true;
                     self.kill(slot);
                 }
+                Output::Load(handler) => self.load(slot, handler),
                 Output::Resolve { .. } => self.lookups += 1,
                 Output::RaiseGeneration(_) => {}
             }
@@ -368,6 +402,7 @@ impl Net {
                     };
                     if matches!(end, RunEnd::Done { .. }) && run.snapshot.apps.contains_key(&www()) {
                         self.record = wanted(&run);
+                        self.writer = Some(node);
                     }
                     let id = run.delivery.id.clone();
                     self.handle(node, Input::RunDone { id, end, took: self.run_takes, version });

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 
 use super::super::{Notice, Reconfiguration, SettingsError};
 use super::net::{Net, What, address, node_name, seeds, wanted, www};
-use crate::config::{App, Check, Handler, Seed, TcpCheck};
+use crate::config::{App, Check, Handler, Pattern, Seed, TcpCheck};
 use crate::event::{EventKind, RunEnd};
 use crate::ledger::{Delivery, Outcome, ScopeKey};
 use crate::name::{AppName, HandlerName};
@@ -217,7 +217,7 @@ fn what_waits_in_a_scope_that_its_handler_no_longer_sees_is_cancelled() {
     net.set_app(0, true);
     let runner = net.runs()[0].1;
     net.run_until("another waits", 8000, |net| net.node(runner).status().handlers[0].pending == 2);
-    edit_all(&mut net, 2, |_, new| new.handlers[0].apps = vec![AppName::new("other").unwrap()]);
+    edit_all(&mut net, 2, |_, new| new.handlers[0].apps = vec![Pattern::new("other")]);
     assert_eq!(net.outcomes(), [Outcome::Cancelled]);
     net.run(400_000);
     let about_www = |key: &ScopeKey| key.app == Some(www());
@@ -335,7 +335,14 @@ fn random_config(net: &mut Net, slot: usize, others: [&AppName; 2]) -> Reconfigu
     for handler in &mut new.handlers {
         handler.apps.clear();
         if rng.random_bool(0.5) {
-            handler.apps.extend(others.into_iter().cloned().chain([www()]).filter(|_| rng.random_bool(0.6)));
+            handler.apps.extend(
+                others
+                    .into_iter()
+                    .cloned()
+                    .chain([www()])
+                    .filter(|_| rng.random_bool(0.6))
+                    .map(|app| Pattern::new(app.as_str())),
+            );
         }
         if rng.random_bool(0.2) {
             handler.config.insert("ttl".into(), rng.random_range(1..9).to_string());

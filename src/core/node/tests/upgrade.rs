@@ -17,7 +17,6 @@ fn settled() -> Net {
     let mut settings = net.settings(0);
     settings.seeds.clear();
     net.start_as(0, settings);
-    take_over(&mut net, OLD, Takeover::Load);
     net.run_until("it has run", 60_000, |net| net.outcomes().contains(&Outcome::Done));
     net.run(30_000);
     net.trace.clear();

@@ -1,0 +1,137 @@
+//! Two nodes that hold one handler to be two things: one of them writes the record, and everybody says who is odd.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use picored::demo::api;
+use picored::demo::zone::{Zone, absolute};
+use picored_core::name::{HandlerName, NodeName};
+use picored_core::plan;
+use picored_core::status::{MismatchStatus, Status};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::node::{Line, is};
+use crate::site::{Setup, Site, fixture};
+use crate::website::{Answer, Website};
+
+const APP: &str = "interval = \"100ms\"\ntimeout = \"30s\"\nrise = 1\nfall = 1";
+const KEY: &str = "the-api-key-of-the-zone";
+const RECORD: &str = "www.example.org.";
+
+/// A website that is up while the switch says so.
+async fn switched() -> (Website, Arc<AtomicBool>) {
+    let switch = Arc::new(AtomicBool::new(true));
+    let seen = switch.clone();
+    let answer = move |_| if seen.load(Ordering::SeqCst) { Answer::Good } else { Answer::Bad };
+    (Website::start(answer).await, switch)
+}
+
+/// The name of a second node to which the record would fall, if both were as good.
+fn second_name(first: &str) -> String {
+    let dns = HandlerName::new("dns").unwrap();
+    let is_so = |name: &String| {
+        let two = [NodeName::new(first).unwrap(), NodeName::new(name).unwrap()];
+        plan::runner(&dns, "www", two.iter()) == Some(&two[1])
+    };
+    (2..9).map(|number| format!("n{number}")).find(is_so).unwrap()
+}
+
+/// With the handler that writes the record, told to give it this TTL, and one whose component is that fixture.
+fn handlers(setup: Setup, api: &str, key: &Path, ttl: u32, other: &str) -> Setup {
+    let dns = Path::new(env!("CARGO_MANIFEST_DIR")).join("handlers-wasm/dist/dns-powerdns.wasm");
+    let more = format!(
+        "apps = [\"ww*\"]\n[handler.config]\napi = \"{api}\"\nzone = \"example.org.\"\nrecord = \"{RECORD}\"\nttl = {ttl}\n\
+         [[handler.http]]\nallow = \"{api}\"\nmethods = [\"GET\", \"PATCH\"]\n\
+         paths = [\"/api/v1/servers/localhost/zones/example.org.\"]\nallow_private = [\"127.0.0.1/32\"]\n\
+         auth = {{ header = \"X-API-Key\", secret = \"pdns\" }}\n[secrets]\npdns = {{ file = {key:?} }}\n"
+    );
+    setup.handler("dns", &dns, &more).handler("other", &fixture(other), "on = [\"reconcile\"]")
+}
+
+/// Who differs, and in what.
+fn odd(it: &MismatchStatus) -> (&str, &str) {
+    (&it.node, &it.differs)
+}
+
+/// What a node shows of each of its handlers: the state, and who differs in what.
+fn shown(status: &Status) -> Vec<(&str, Vec<(&str, &str)>)> {
+    status.handlers.iter().map(|it| (it.state.as_str(), it.mismatches.iter().map(odd).collect())).collect()
+}
+
+#[tokio::test]
+async fn a_node_with_another_config_is_named_and_never_touches_the_record() {
+    let site = Site::new();
+    let zone = Arc::new(Zone::new("example.org.", [127, 0, 0, 1].into()).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let served = zone.clone();
+    tokio::spawn(async move { api::serve(listener, served, KEY).await });
+    let key = site.path("pdns.key");
+    fs::write(&key, KEY).unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let name = absolute(RECORD).unwrap();
+    // Every TTL that the record ever had.
+    let (seen, ttls) = watch::channel(BTreeSet::new());
+    let (mut contents, of) = (zone.subscribe(), name.clone());
+    tokio::spawn(async move {
+        while contents.changed().await.is_ok() {
+            let now = contents.borrow_and_update().clone();
+            let ttls = now.sets.iter().filter(|((name, _), _)| *name == of).map(|(_, set)| set.ttl);
+            seen.send_modify(|seen: &mut BTreeSet<u32>| seen.extend(ttls));
+        }
+    });
+    let holds = async |what: &str, addresses: &[&str]| {
+        let wanted: BTreeSet<_> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let mut contents = zone.subscribe();
+        let reached = contents.wait_for(|contents| contents.addresses(&name) == wanted);
+        site.until(what, reached).await.unwrap();
+    };
+
+    let ((first, first_up), (second, second_up)) = (switched().await, switched().await);
+    let setup = handlers(site.setup("n1", "127.0.0.1:0").app(&first, "192.0.2.1", APP), &url, &key, 30, "ok");
+    let n1 = site.start(&setup);
+    let odd_name = second_name("n1");
+    let n2_name = odd_name.as_str();
+    let setup = site.setup(n2_name, "127.0.0.1:0").seed(n1.address().await).app(&second, "192.0.2.2", APP);
+    let setup = handlers(setup, &url, &key, 60, "trap");
+    let n2 = site.start(&setup);
+    holds("both are published", &["192.0.2.1", "192.0.2.2"]).await;
+
+    let (config, component) = (vec![(n2_name, "config")], vec![(n2_name, "component")]);
+    let fine = [("ready", config.clone()), ("ready", component.clone())];
+    let odd = [("config-mismatch", config), ("config-mismatch", component)];
+    n1.shows("who is odd", |status| (shown(status) == fine).then_some(())).await;
+    n2.shows("that it is odd", |status| (shown(status) == odd).then_some(())).await;
+    let said = Command::new(env!("CARGO_BIN_EXE_picored")).args(["status", "--socket"]).arg(&setup.socket).output();
+    let text = String::from_utf8(said.unwrap().stdout).unwrap();
+    for line in ["dns, its config differs", "other, its component differs"] {
+        let line = format!("config-mismatch: {n2_name} does not run {line} from most nodes'\n");
+        assert!(text.contains(&line), "{text}");
+    }
+
+    for _ in 0..3 {
+        second_up.store(false, Ordering::SeqCst);
+        holds("the second is out", &["192.0.2.1"]).await;
+        second_up.store(true, Ordering::SeqCst);
+        holds("the second is back", &["192.0.2.1", "192.0.2.2"]).await;
+        first_up.store(false, Ordering::SeqCst);
+        holds("the first is out", &["192.0.2.2"]).await;
+        first_up.store(true, Ordering::SeqCst);
+        holds("the first is back", &["192.0.2.1", "192.0.2.2"]).await;
+    }
+    assert_eq!(*ttls.borrow(), [30].into(), "{}", site.last_lines());
+    let ran = n2.logged(|line: &Line| is(line, "picored::delivery", "started") && line["handler"] == "dns");
+    assert!(ran.is_empty(), "{ran:?}");
+
+    // Alone it is the one that most agree with.
+    drop(n1);
+    holds("the first is dead", &["192.0.2.2"]).await;
+    let alone = [("ready", vec![]), ("ready", vec![])];
+    n2.shows("that nobody is odd", |status| (shown(status) == alone).then_some(())).await;
+}
