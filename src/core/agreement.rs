@@ -93,8 +93,11 @@ mod tests {
         }
     }
 
-    /// What nodes `a`, `b`, ... agree on that say (config, component), 0: not loaded; in either order.
-    fn agree(said: &[(u8, u8)]) -> Option<HandlerTag> {
+    /// Config and component; 0: not loaded.
+    type Said = (u8, u8);
+
+    /// What nodes `a`, `b`, ... agree on that say this; in either order.
+    fn agree(said: &[Said]) -> Option<HandlerTag> {
         let nodes: Vec<_> = said
             .iter()
             .zip('a'..)
@@ -107,7 +110,7 @@ mod tests {
 
     #[test]
     fn most_decide_and_the_smallest_name_where_they_do_not() {
-        let table: [(&[(u8, u8)], (u8, u8)); 12] = [
+        let table: [(&[Said], Said); 12] = [
             (&[(1, 1)], (1, 1)),
             (&[(1, 1), (2, 1), (2, 1)], (2, 1)),
             (&[(9, 1), (2, 1)], (9, 1)),
