@@ -90,10 +90,12 @@ impl View {
         self.members.values().all(Member::is_known)
     }
 
-    /// Who says that it can run which handler, and as what. Who was not among them may have run it in another view.
-    pub fn runners(&self) -> BTreeSet<(NodeName, HandlerTag)> {
+    /// Who says that it can run which handler.
+    pub fn runners(&self) -> BTreeSet<(NodeName, ShortDigest)> {
         let can_run = self.members.iter().filter(|(_, member)| member.ready && member.state.is_active());
-        can_run.flat_map(|(name, member)| member.handlers.iter().flatten().map(|tag| (name.clone(), *tag))).collect()
+        can_run
+            .flat_map(|(name, member)| member.handlers.iter().flatten().map(|tag| (name.clone(), tag.name)))
+            .collect()
     }
 
     /// The members as handlers see them.

@@ -61,10 +61,7 @@ impl Node {
         });
         let runners = self.view.runners();
         let events = self.view.update(now.wall, &own.name, std::iter::once(own_fact).chain(facts));
-        // This node's own runs stand in its ledger, whichever version they are of.
-        let after = self.view.runners();
-        let new_runners = after.difference(&runners).filter(|(name, _)| *name != own.name);
-        let new_runners = new_runners.map(|(_, tag)| tag.name).collect();
+        let new_runners = self.view.runners().difference(&runners).map(|(_, handler)| *handler).collect();
         let changed = self.update_plan();
         // What a newcomer sees for the first time is no news to the cluster.
         if self.may_run() {
@@ -163,8 +160,8 @@ impl Node {
 
     /// Who takes a scope over does not know what became of its deliveries: it looks at once, unless something waits there
     /// anyway. A run of its predecessor may still go on, and what that read before may be written last: so it looks once
-    /// more when no such run can live any longer. A node that was not seen before, or with another handler than before,
-    /// may have been such a predecessor; `new_runners` are the handlers that such nodes have.
+    /// more when no such run can live any longer. A node that was not seen before may have been such a predecessor;
+    /// `new_runners` are the handlers that such nodes have.
     fn take_over(&mut self, now: Now, new_runners: &BTreeSet<ShortDigest>) {
         let handlers = self.settings.handlers.iter();
         let keys: BTreeSet<_> = handlers
