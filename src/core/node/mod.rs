@@ -6,6 +6,8 @@
 //! (`deliver`), and what a handler shall hear of leaves as [`Output::Invoke`].
 
 mod agree;
+mod boundary;
+mod datagram;
 mod deliver;
 mod exchange;
 mod leave;
@@ -16,303 +18,36 @@ mod status;
 mod tests;
 mod upgrade;
 
-pub use manual::ManualError;
-
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::agreement::Difference;
-use crate::config::{App, Handler, Profile, Seed};
-use crate::contacts::{Contacts, Opened};
-use crate::digest::Digest;
-use crate::envelope::{self, Cluster, ClusterKey, MAX_DATAGRAM, Refusal, Sealer};
-use crate::event::{DeliveryId, Event, RunEnd};
+use crate::config::Handler;
+use crate::contacts::Contacts;
+use crate::envelope::{self, Cluster, MAX_DATAGRAM, Refusal, Sealer};
 use crate::health::Health;
 use crate::identity::Identity;
-use crate::ledger::{Delivery, Ledger, Outcome, ScopeKey};
+use crate::ledger::{Ledger, ScopeKey};
 use crate::membership::Membership;
-use crate::message::Message;
-use crate::name::{AppName, ClusterName, HandlerName, NodeName};
+use crate::name::{AppName, HandlerName, NodeName};
 use crate::plan::Plan;
 use crate::record::{AppRecord, AppState, HandlerTag, MAX_RECORD, Record, Records};
-use crate::snapshot::Snapshot;
 use crate::status::{LastRun, LastUpgrade, MissingAsk};
 use crate::time::{Instant, Now, TimerQueue};
-use crate::versions::{Takeover, Versions};
+use crate::versions::Versions;
 use crate::view::View;
 
+pub use self::boundary::{Input, Invocation, Notice, Output, Settings, SettingsError};
+pub use self::manual::ManualError;
 pub use self::reconfigure::Reconfiguration;
 
 /// What a message's own tag and length add to a packet of foca's.
 const MESSAGE_OVERHEAD: usize = 4;
 /// How often suspects are told that they are suspected, and the view is compared with foca's list.
 const LOOK: Duration = Duration::from_secs(1);
-/// A refused datagram is told of at most this often for each reason.
-const TELL_REFUSALS: Duration = Duration::from_secs(60);
-
-/// What a node starts with.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Unique in the cluster.
-    pub name: NodeName,
-    /// The cluster.
-    pub cluster: ClusterName,
-    /// Its key.
-    pub key: ClusterKey,
-    /// Higher than at any start before, and durable before the first datagram is sent.
-    pub boot: u64,
-    /// What others dial.
-    pub advertise: SocketAddr,
-    /// Where to look for members.
-    pub seeds: Vec<Seed>,
-    /// The gossip's tempo.
-    pub profile: Profile,
-    /// This node's applications.
-    pub apps: Vec<App>,
-    /// Its handlers.
-    pub handlers: Vec<Handler>,
-    /// Where all of its randomness comes from.
-    pub random: [u8; 32],
-}
-
-/// Why a node cannot start, or cannot take another config in.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SettingsError {
-    /// What the node would say of itself does not fit into a datagram.
-    #[error(
-        "the applications and handlers of this node take {0} bytes on the wire, {MAX_RECORD} are possible: use shorter \
-         names, fewer of them or fewer publish addresses"
-    )]
-    RecordTooLarge(usize),
-    /// It ends, and nothing else.
-    #[error("this node is leaving its cluster")]
-    Leaving,
-}
-
-/// What happened outside.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A datagram came in.
-    Datagram {
-        /// From where.
-        from: SocketAddr,
-        /// Its bytes.
-        data: Vec<u8>,
-    },
-    /// A seed's name was looked up; no address if that failed.
-    Resolved {
-        /// The name.
-        name: String,
-        /// The port that came with it.
-        port: u16,
-        /// Its addresses.
-        addresses: Vec<SocketAddr>,
-    },
-    /// A check has ended; if it was bad, with the reason.
-    CheckDone {
-        /// The check's number. A result that nobody waits for any more is not taken.
-        number: u64,
-        /// How.
-        result: Result<(), String>,
-    },
-    /// A run has ended.
-    RunDone {
-        /// Which.
-        id: DeliveryId,
-        /// How.
-        end: RunEnd,
-        /// After how long.
-        took: Duration,
-        /// Of which version; none if none could be loaded.
-        version: Option<Digest>,
-    },
-    /// A handler cannot be loaded.
-    HandlerState {
-        /// Which.
-        handler: HandlerName,
-        /// Why, to be shown.
-        state: String,
-    },
-    /// A handler was loaded: what it asks for and is not granted.
-    HandlerAsks {
-        /// Which.
-        handler: HandlerName,
-        /// What is missing.
-        missing: Vec<MissingAsk>,
-    },
-    /// A version of a handler takes over: every run that starts from now on is its.
-    HandlerReady {
-        /// Which handler.
-        handler: HandlerName,
-        /// Which version.
-        version: Digest,
-        /// How it comes.
-        takeover: Takeover,
-    },
-    /// A new version of a handler cannot be used; the old one stays.
-    UpgradeRefused {
-        /// Which handler.
-        handler: HandlerName,
-        /// Why.
-        reason: String,
-    },
-    /// Leave the cluster. [`Output::Left`] follows when all members know, or at the latest after three seconds.
-    Leave,
-}
-
-/// What the shell shall do.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// Send a datagram. It may be lost; it is never owed.
-    Send {
-        /// To whom.
-        to: SocketAddr,
-        /// Its bytes.
-        data: Vec<u8>,
-    },
-    /// Look up a seed's name, and answer with [`Input::Resolved`].
-    Resolve {
-        /// The name.
-        name: String,
-        /// The port that comes with it.
-        port: u16,
-    },
-    /// Check an application, and answer with [`Input::CheckDone`].
-    Check {
-        /// Unlike that of any other check of this node's.
-        number: u64,
-        /// The application, as it is configured now.
-        app: Box<App>,
-    },
-    /// Load a handler that could not be loaded, and answer with [`Input::HandlerReady`] or [`Input::HandlerState`].
-    Load(HandlerName),
-    /// Run a handler, and answer with [`Input::RunDone`].
-    Invoke(Box<Invocation>),
-    /// The version of this handler that took over last has failed: the one before runs again, from the next
-    /// [`Output::Invoke`] on.
-    RollBack {
-        /// Which handler.
-        handler: HandlerName,
-    },
-    /// This generation is in use: the next start's boot must be higher.
-    RaiseGeneration(u64),
-    /// Something that a person may want to know.
-    Notice(Notice),
-    /// The cluster knows that this node has left: the process may end.
-    Left,
-}
-
-/// One run to do.
-#[derive(Clone, Debug)]
-pub struct Invocation {
-    /// For what.
-    pub delivery: Delivery,
-    /// What the run sees.
-    pub snapshot: Arc<Snapshot>,
-    /// How long the delivery was due before it started.
-    pub queued: Duration,
-}
-
-/// What a person may want to know.
-#[derive(Clone, Debug)]
-pub enum Notice {
-    /// A seed has answered and its view was taken over.
-    Joined {
-        /// How many members are active, this one included.
-        members: usize,
-    },
-    /// Something happened in the cluster.
-    Event(Event),
-    /// This node's own verdict on an application changed.
-    Health {
-        /// Which.
-        app: AppName,
-        /// The verdict.
-        state: AppState,
-        /// What the last bad check said, if it is down.
-        reason: String,
-    },
-    /// A delivery, or one try of it, has ended.
-    Ended {
-        /// Which.
-        delivery: Box<Delivery>,
-        /// How it counts.
-        outcome: Outcome,
-        /// What the run said; none if it did not run.
-        end: Option<RunEnd>,
-        /// How long the run took.
-        took: Duration,
-    },
-    /// Another version of a handler runs from now on.
-    Takeover {
-        /// Which handler.
-        handler: HandlerName,
-        /// How it comes.
-        takeover: Takeover,
-        /// Which version.
-        version: Digest,
-        /// The one until now.
-        before: Option<Digest>,
-    },
-    /// A new version of a handler failed, and the one before runs again.
-    RolledBack {
-        /// Which handler.
-        handler: HandlerName,
-        /// The one that runs.
-        version: Digest,
-        /// The one that failed.
-        failed: Digest,
-        /// How its last run ended.
-        reason: String,
-    },
-    /// A new version of a handler cannot be used.
-    UpgradeRefused {
-        /// Which handler.
-        handler: HandlerName,
-        /// Why.
-        reason: String,
-    },
-    /// A node's handler differs from what most nodes hold it to be, and is not run there; or this is over.
-    Mismatch {
-        /// Which.
-        handler: HandlerName,
-        /// The odd node.
-        node: NodeName,
-        /// In what; `None` when it is over, because they agree or the node is gone.
-        differs: Option<Difference>,
-    },
-    /// Nothing is up for an application: the last set stays published.
-    Held {
-        /// Which.
-        app: AppName,
-    },
-    /// Datagrams were refused.
-    Refused {
-        /// Why.
-        refusal: Refusal,
-        /// Where the last one came from.
-        from: SocketAddr,
-        /// How many in all, for this reason.
-        count: u64,
-    },
-    /// The cluster took this node for dead; it has a new identity now.
-    Rejoined {
-        /// The new one.
-        generation: u64,
-    },
-    /// Another live node has this node's name.
-    NameTaken {
-        /// Where it is.
-        holder: SocketAddr,
-        /// Whether this node was a member already; if not, it cannot join.
-        joined: bool,
-    },
-}
 
 #[derive(Debug)]
 enum Tick {
@@ -517,19 +252,6 @@ impl Node {
         self.flush();
     }
 
-    /// Seals and sends what foca wants sent.
-    fn flush(&mut self) {
-        for (to, data) in self.membership.take_sends() {
-            self.send(to.address, &Message::Gossip(data));
-        }
-    }
-
-    fn send(&mut self, to: SocketAddr, message: &Message) {
-        let data = self.sealer.seal(&message.encode());
-        self.count("sent");
-        self.outputs.push_back(Output::Send { to, data });
-    }
-
     fn notice(&mut self, notice: Notice) {
         self.outputs.push_back(Output::Notice(notice));
     }
@@ -538,97 +260,6 @@ impl Node {
         let count = self.datagrams.entry(what).or_default();
         *count += 1;
         *count
-    }
-
-    fn on_datagram(&mut self, now: Now, from: SocketAddr, data: &[u8]) {
-        match self.contacts.open(&self.cluster, now.at, data) {
-            Ok(Opened::Confirmed(sender, payload)) => self.on_payload(now, from, &sender, &payload),
-            Ok(Opened::Stranger(sender, payload)) => self.on_stranger(now, from, &sender, payload),
-            Err(refusal) => self.refuse(now.at, from, refusal),
-        }
-    }
-
-    fn refuse(&mut self, now: Instant, from: SocketAddr, refusal: Refusal) {
-        let count = self.count(refusal.as_str());
-        let told = self.refusals_told.get(&refusal);
-        if told.is_none_or(|told| now.since(*told) >= TELL_REFUSALS) {
-            self.refusals_told.insert(refusal, now);
-            self.notice(Notice::Refused { refusal, from, count });
-        }
-    }
-
-    /// From a sender that has not yet proven that it lives: only answers to this node's own questions count.
-    fn on_stranger(&mut self, now: Now, from: SocketAddr, sender: &NodeName, payload: Vec<u8>) {
-        let kept = match Message::decode(&payload) {
-            None => return self.refuse(now.at, from, Refusal::Malformed),
-            Some(Message::Challenge { nonce }) => return self.send(from, &Message::Response { nonce }),
-            Some(Message::Response { nonce }) => self.contacts.answer(sender, nonce),
-            Some(Message::Welcome { nonce, .. } | Message::NameTaken { nonce, .. })
-                if self.exchange.has_greeted(nonce) =>
-            {
-                let kept = self.contacts.confirm(sender);
-                self.on_payload(now, from, sender, &payload);
-                kept
-            }
-            Some(Message::Hello { nonce, ref identity })
-                if identity.name == *sender && !self.may_have_name(now.at, from, nonce, identity) =>
-            {
-                return;
-            }
-            Some(_) => {
-                if let Some(nonce) = self.contacts.keep(now.at, sender, from, payload, &mut self.rng) {
-                    self.send(from, &Message::Challenge { nonce });
-                }
-                None
-            }
-        };
-        let is_confirmed = kept.is_some();
-        for (from, payload) in kept.into_iter().flatten() {
-            self.on_payload(now, from, sender, &payload);
-        }
-        if is_confirmed && !self.is_joined() {
-            // It may have spoken to an earlier life of this node: a member to join by, whoever the seeds are.
-            self.greet(now.at, vec![from]);
-        }
-    }
-
-    fn on_payload(&mut self, now: Now, from: SocketAddr, sender: &NodeName, payload: &[u8]) {
-        let Some(message) = Message::decode(payload) else {
-            return self.refuse(now.at, from, Refusal::Malformed);
-        };
-        self.count("accepted");
-        match message {
-            Message::Gossip(data) => {
-                if self.membership.handle_data(now.at, &data).is_err() {
-                    self.refuse(now.at, from, Refusal::Malformed);
-                }
-            }
-            Message::Hello { nonce, identity } => {
-                if identity.name == *sender {
-                    self.on_hello(from, nonce, &identity);
-                }
-            }
-            Message::Welcome { nonce, identity } => self.on_welcome(now.at, nonce, identity),
-            Message::NameTaken { nonce, holder } => {
-                if self.exchange.has_greeted(nonce) {
-                    let joined = self.is_joined();
-                    self.notice(Notice::NameTaken { holder, joined });
-                }
-            }
-            Message::Challenge { nonce } => self.send(from, &Message::Response { nonce }),
-            Message::Response { nonce } => self.exchange.note_response(sender, nonce),
-            Message::Digest(digest) => self.on_digest(now.at, from, sender, &digest),
-            Message::Entries(entries) => self.on_entries(now.at, entries),
-            Message::Suspected { identity, incarnation } => self.membership.refute(now.at, &identity, incarnation),
-        }
-    }
-
-    fn tell_suspects(&mut self) {
-        let suspects: Vec<_> = self.membership.suspects().map(|(id, incarnation)| (id.clone(), incarnation)).collect();
-        for (identity, incarnation) in suspects {
-            let to = identity.address;
-            self.send(to, &Message::Suspected { identity, incarnation });
-        }
     }
 
     fn on_check_done(&mut self, now: Instant, number: u64, result: Result<(), String>) {

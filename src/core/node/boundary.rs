@@ -1,0 +1,279 @@
+//! What crosses the wall between a node and its shell: what a node starts with, what it is told ([`Input`]), what it
+//! wants done ([`Output`]), and what a person may want to know ([`Notice`]).
+//!
+//! Values only: the node gives them their meaning.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::agreement::Difference;
+use crate::config::{App, Handler, Profile, Seed};
+use crate::digest::Digest;
+use crate::envelope::{ClusterKey, Refusal};
+use crate::event::{DeliveryId, Event, RunEnd};
+use crate::ledger::{Delivery, Outcome};
+use crate::name::{AppName, ClusterName, HandlerName, NodeName};
+use crate::record::{AppState, MAX_RECORD};
+use crate::snapshot::Snapshot;
+use crate::status::MissingAsk;
+use crate::versions::Takeover;
+
+/// What a node starts with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Unique in the cluster.
+    pub name: NodeName,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Its key.
+    pub key: ClusterKey,
+    /// Higher than at any start before, and durable before the first datagram is sent.
+    pub boot: u64,
+    /// What others dial.
+    pub advertise: SocketAddr,
+    /// Where to look for members.
+    pub seeds: Vec<Seed>,
+    /// The gossip's tempo.
+    pub profile: Profile,
+    /// This node's applications.
+    pub apps: Vec<App>,
+    /// Its handlers.
+    pub handlers: Vec<Handler>,
+    /// Where all of its randomness comes from.
+    pub random: [u8; 32],
+}
+
+/// Why a node cannot start, or cannot take another config in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// What the node would say of itself does not fit into a datagram.
+    #[error(
+        "the applications and handlers of this node take {0} bytes on the wire, {MAX_RECORD} are possible: use shorter \
+         names, fewer of them or fewer publish addresses"
+    )]
+    RecordTooLarge(usize),
+    /// It ends, and nothing else.
+    #[error("this node is leaving its cluster")]
+    Leaving,
+}
+
+/// What happened outside.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A datagram came in.
+    Datagram {
+        /// From where.
+        from: SocketAddr,
+        /// Its bytes.
+        data: Vec<u8>,
+    },
+    /// A seed's name was looked up; no address if that failed.
+    Resolved {
+        /// The name.
+        name: String,
+        /// The port that came with it.
+        port: u16,
+        /// Its addresses.
+        addresses: Vec<SocketAddr>,
+    },
+    /// A check has ended; if it was bad, with the reason.
+    CheckDone {
+        /// The check's number. A result that nobody waits for any more is not taken.
+        number: u64,
+        /// How.
+        result: Result<(), String>,
+    },
+    /// A run has ended.
+    RunDone {
+        /// Which.
+        id: DeliveryId,
+        /// How.
+        end: RunEnd,
+        /// After how long.
+        took: Duration,
+        /// Of which version; none if none could be loaded.
+        version: Option<Digest>,
+    },
+    /// A handler cannot be loaded.
+    HandlerState {
+        /// Which.
+        handler: HandlerName,
+        /// Why, to be shown.
+        state: String,
+    },
+    /// A handler was loaded: what it asks for and is not granted.
+    HandlerAsks {
+        /// Which.
+        handler: HandlerName,
+        /// What is missing.
+        missing: Vec<MissingAsk>,
+    },
+    /// A version of a handler takes over: every run that starts from now on is its.
+    HandlerReady {
+        /// Which handler.
+        handler: HandlerName,
+        /// Which version.
+        version: Digest,
+        /// How it comes.
+        takeover: Takeover,
+    },
+    /// A new version of a handler cannot be used; the old one stays.
+    UpgradeRefused {
+        /// Which handler.
+        handler: HandlerName,
+        /// Why.
+        reason: String,
+    },
+    /// Leave the cluster. [`Output::Left`] follows when all members know, or at the latest after three seconds.
+    Leave,
+}
+
+/// What the shell shall do.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send a datagram. It may be lost; it is never owed.
+    Send {
+        /// To whom.
+        to: SocketAddr,
+        /// Its bytes.
+        data: Vec<u8>,
+    },
+    /// Look up a seed's name, and answer with [`Input::Resolved`].
+    Resolve {
+        /// The name.
+        name: String,
+        /// The port that comes with it.
+        port: u16,
+    },
+    /// Check an application, and answer with [`Input::CheckDone`].
+    Check {
+        /// Unlike that of any other check of this node's.
+        number: u64,
+        /// The application, as it is configured now.
+        app: Box<App>,
+    },
+    /// Load a handler that could not be loaded, and answer with [`Input::HandlerReady`] or [`Input::HandlerState`].
+    Load(HandlerName),
+    /// Run a handler, and answer with [`Input::RunDone`].
+    Invoke(Box<Invocation>),
+    /// The version of this handler that took over last has failed: the one before runs again, from the next
+    /// [`Output::Invoke`] on.
+    RollBack {
+        /// Which handler.
+        handler: HandlerName,
+    },
+    /// This generation is in use: the next start's boot must be higher.
+    RaiseGeneration(u64),
+    /// Something that a person may want to know.
+    Notice(Notice),
+    /// The cluster knows that this node has left: the process may end.
+    Left,
+}
+
+/// One run to do.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// For what.
+    pub delivery: Delivery,
+    /// What the run sees.
+    pub snapshot: Arc<Snapshot>,
+    /// How long the delivery was due before it started.
+    pub queued: Duration,
+}
+
+/// What a person may want to know.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A seed has answered and its view was taken over.
+    Joined {
+        /// How many members are active, this one included.
+        members: usize,
+    },
+    /// Something happened in the cluster.
+    Event(Event),
+    /// This node's own verdict on an application changed.
+    Health {
+        /// Which.
+        app: AppName,
+        /// The verdict.
+        state: AppState,
+        /// What the last bad check said, if it is down.
+        reason: String,
+    },
+    /// A delivery, or one try of it, has ended.
+    Ended {
+        /// Which.
+        delivery: Box<Delivery>,
+        /// How it counts.
+        outcome: Outcome,
+        /// What the run said; none if it did not run.
+        end: Option<RunEnd>,
+        /// How long the run took.
+        took: Duration,
+    },
+    /// Another version of a handler runs from now on.
+    Takeover {
+        /// Which handler.
+        handler: HandlerName,
+        /// How it comes.
+        takeover: Takeover,
+        /// Which version.
+        version: Digest,
+        /// The one until now.
+        before: Option<Digest>,
+    },
+    /// A new version of a handler failed, and the one before runs again.
+    RolledBack {
+        /// Which handler.
+        handler: HandlerName,
+        /// The one that runs.
+        version: Digest,
+        /// The one that failed.
+        failed: Digest,
+        /// How its last run ended.
+        reason: String,
+    },
+    /// A new version of a handler cannot be used.
+    UpgradeRefused {
+        /// Which handler.
+        handler: HandlerName,
+        /// Why.
+        reason: String,
+    },
+    /// A node's handler differs from what most nodes hold it to be, and is not run there; or this is over.
+    Mismatch {
+        /// Which.
+        handler: HandlerName,
+        /// The odd node.
+        node: NodeName,
+        /// In what; `None` when it is over, because they agree or the node is gone.
+        differs: Option<Difference>,
+    },
+    /// Nothing is up for an application: the last set stays published.
+    Held {
+        /// Which.
+        app: AppName,
+    },
+    /// Datagrams were refused.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// Where the last one came from.
+        from: SocketAddr,
+        /// How many in all, for this reason.
+        count: u64,
+    },
+    /// The cluster took this node for dead; it has a new identity now.
+    Rejoined {
+        /// The new one.
+        generation: u64,
+    },
+    /// Another live node has this node's name.
+    NameTaken {
+        /// Where it is.
+        holder: SocketAddr,
+        /// Whether this node was a member already; if not, it cannot join.
+        joined: bool,
+    },
+}

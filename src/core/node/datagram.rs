@@ -1,0 +1,123 @@
+//! Datagrams, in and out: what each message does, and to whom it is believed.
+//!
+//! The envelope and `contacts` say who sealed one and whether it is new; a sender that has not proven yet that it lives is
+//! heard on this node's own questions alone. What is refused is counted by reason and told of at most once a minute.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Node, Notice, Output};
+use crate::contacts::Opened;
+use crate::envelope::Refusal;
+use crate::message::Message;
+use crate::name::NodeName;
+use crate::time::{Instant, Now};
+
+/// A refused datagram is told of at most this often for each reason.
+const TELL_REFUSALS: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Seals and sends what foca wants sent.
+    pub(super) fn flush(&mut self) {
+        for (to, data) in self.membership.take_sends() {
+            self.send(to.address, &Message::Gossip(data));
+        }
+    }
+
+    pub(super) fn send(&mut self, to: SocketAddr, message: &Message) {
+        let data = self.sealer.seal(&message.encode());
+        self.count("sent");
+        self.outputs.push_back(Output::Send { to, data });
+    }
+
+    pub(super) fn on_datagram(&mut self, now: Now, from: SocketAddr, data: &[u8]) {
+        match self.contacts.open(&self.cluster, now.at, data) {
+            Ok(Opened::Confirmed(sender, payload)) => self.on_payload(now, from, &sender, &payload),
+            Ok(Opened::Stranger(sender, payload)) => self.on_stranger(now, from, &sender, payload),
+            Err(refusal) => self.refuse(now.at, from, refusal),
+        }
+    }
+
+    fn refuse(&mut self, now: Instant, from: SocketAddr, refusal: Refusal) {
+        let count = self.count(refusal.as_str());
+        let told = self.refusals_told.get(&refusal);
+        if told.is_none_or(|told| now.since(*told) >= TELL_REFUSALS) {
+            self.refusals_told.insert(refusal, now);
+            self.notice(Notice::Refused { refusal, from, count });
+        }
+    }
+
+    /// From a sender that has not yet proven that it lives: only answers to this node's own questions count.
+    fn on_stranger(&mut self, now: Now, from: SocketAddr, sender: &NodeName, payload: Vec<u8>) {
+        let kept = match Message::decode(&payload) {
+            None => return self.refuse(now.at, from, Refusal::Malformed),
+            Some(Message::Challenge { nonce }) => return self.send(from, &Message::Response { nonce }),
+            Some(Message::Response { nonce }) => self.contacts.answer(sender, nonce),
+            Some(Message::Welcome { nonce, .. } | Message::NameTaken { nonce, .. })
+                if self.exchange.has_greeted(nonce) =>
+            {
+                let kept = self.contacts.confirm(sender);
+                self.on_payload(now, from, sender, &payload);
+                kept
+            }
+            Some(Message::Hello { nonce, ref identity })
+                if identity.name == *sender && !self.may_have_name(now.at, from, nonce, identity) =>
+            {
+                return;
+            }
+            Some(_) => {
+                if let Some(nonce) = self.contacts.keep(now.at, sender, from, payload, &mut self.rng) {
+                    self.send(from, &Message::Challenge { nonce });
+                }
+                None
+            }
+        };
+        let is_confirmed = kept.is_some();
+        for (from, payload) in kept.into_iter().flatten() {
+            self.on_payload(now, from, sender, &payload);
+        }
+        if is_confirmed && !self.is_joined() {
+            // It may have spoken to an earlier life of this node: a member to join by, whoever the seeds are.
+            self.greet(now.at, vec![from]);
+        }
+    }
+
+    fn on_payload(&mut self, now: Now, from: SocketAddr, sender: &NodeName, payload: &[u8]) {
+        let Some(message) = Message::decode(payload) else {
+            return self.refuse(now.at, from, Refusal::Malformed);
+        };
+        self.count("accepted");
+        match message {
+            Message::Gossip(data) => {
+                if self.membership.handle_data(now.at, &data).is_err() {
+                    self.refuse(now.at, from, Refusal::Malformed);
+                }
+            }
+            Message::Hello { nonce, identity } => {
+                if identity.name == *sender {
+                    self.on_hello(from, nonce, &identity);
+                }
+            }
+            Message::Welcome { nonce, identity } => self.on_welcome(now.at, nonce, identity),
+            Message::NameTaken { nonce, holder } => {
+                if self.exchange.has_greeted(nonce) {
+                    let joined = self.is_joined();
+                    self.notice(Notice::NameTaken { holder, joined });
+                }
+            }
+            Message::Challenge { nonce } => self.send(from, &Message::Response { nonce }),
+            Message::Response { nonce } => self.exchange.note_response(sender, nonce),
+            Message::Digest(digest) => self.on_digest(now.at, from, sender, &digest),
+            Message::Entries(entries) => self.on_entries(now.at, entries),
+            Message::Suspected { identity, incarnation } => self.membership.refute(now.at, &identity, incarnation),
+        }
+    }
+
+    pub(super) fn tell_suspects(&mut self) {
+        let suspects: Vec<_> = self.membership.suspects().map(|(id, incarnation)| (id.clone(), incarnation)).collect();
+        for (identity, incarnation) in suspects {
+            let to = identity.address;
+            self.send(to, &Message::Suspected { identity, incarnation });
+        }
+    }
+}
