@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use picored_core::status::Status;
+use picored_core::status::{RecordedRequest, Status};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -104,24 +104,7 @@ pub struct HandlerRun {
     /// How long it ran.
     pub run_ms: f64,
     /// What a dry run sent or would have sent, in order; of a real run nothing is recorded.
-    pub requests: Vec<Recorded>,
-}
-
-/// One request of a dry run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recorded {
-    /// The method.
-    pub method: String,
-    /// The URL, as the handler wrote it.
-    pub url: String,
-    /// The body, or its beginning.
-    pub body: String,
-    /// The body's whole length.
-    pub body_bytes: usize,
-    /// Whether it was sent.
-    pub sent: bool,
-    /// The status that it was answered with, or why it was refused or failed.
-    pub answer: String,
+    pub requests: Vec<RecordedRequest>,
 }
 
 /// A bound admin socket.

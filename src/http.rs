@@ -1,11 +1,10 @@
-//! The accept loop of the HTTP servers on TCP: the demo's, and that of the metrics.
+//! The HTTP servers on TCP: the demo's, and that of the metrics.
 //!
 //! One request a connection, then it is closed, as PowerDNS's own web server does; so nothing is left open for a client
 //! to be surprised by. Connections are limited in number and in time, and end when the server is dropped.
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,9 +14,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::accept::each_connection;
 
 /// How many connections are served at once; more wait.
 const CONNECTIONS: usize = 64;
@@ -33,18 +32,9 @@ where
     F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
     R: Future<Output = Response<Full<Bytes>>> + Send,
 {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            // A client that was gone before its turn came.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => return Err(error),
-        };
+    each_connection(listener, CONNECTIONS, |stream| {
         let respond = respond.clone();
-        connections.spawn(async move {
+        async move {
             let service = service_fn(move |request| {
                 let response = respond(request);
                 async move { Ok::<_, Infallible>(response.await) }
@@ -54,8 +44,7 @@ where
                 .serve_connection(TokioIo::new(stream), service);
             // However it ends, it is this connection's end alone.
             let _ = timeout(CONNECTION_TIME, connection).await;
-            drop(permit);
-        });
-        while connections.try_join_next().is_some() {}
-    }
+        }
+    })
+    .await
 }

@@ -3,6 +3,7 @@
 //! The shell around [`picored_core`], which decides: sockets, probes, the Wasm host, files, the CLI. ARCHITECTURE.md is
 //! the map.
 
+mod accept;
 pub mod admin;
 pub mod check;
 pub mod cli;
@@ -20,5 +21,6 @@ pub mod net;
 mod notices;
 pub mod service;
 mod signals;
+mod stamp;
 pub mod store;
 pub mod tls;

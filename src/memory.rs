@@ -69,7 +69,7 @@ pub fn release() {
 }
 
 /// More than this is looked at as a burst that may be given back while it lasts, in bytes.
-const HIGH: u64 = 9 << 20;
+const HIGH: u64 = 8 << 20;
 
 /// Calls [`release`] when more than 9 MiB are resident, and at most once a second: a node whose handlers never fall quiet
 /// would else keep every page that the kernel maps around the ones it uses.

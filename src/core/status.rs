@@ -128,3 +128,20 @@ pub struct LastRun {
     /// How long it ran.
     pub run_ms: f64,
 }
+
+/// One request of a handler's dry run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedRequest {
+    /// The method, as the handler wrote it. As in all texts here, `[secret]` stands where a secret was.
+    pub method: String,
+    /// The URL, as the handler wrote it.
+    pub url: String,
+    /// The body, or its beginning.
+    pub body: String,
+    /// The body's whole length, in bytes.
+    pub body_bytes: usize,
+    /// Whether it was sent.
+    pub sent: bool,
+    /// The status that the handler was given, or why it was given none.
+    pub answer: String,
+}

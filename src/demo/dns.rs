@@ -14,11 +14,10 @@ use hickory_proto::op::{Edns, Message, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, LowerName, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::zone::{Lookup, Zone};
+use crate::accept::each_connection;
 
 /// The largest answer over UDP to one who says that it takes so much: what fits every path without fragments.
 const UDP_LIMIT: u16 = 1232;
@@ -196,24 +195,14 @@ async fn serve_udp(socket: &UdpSocket, responder: &Responder) -> io::Result<()> 
 }
 
 async fn serve_tcp(listener: &TcpListener, responder: &Arc<Responder>) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(TCP_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            // A client that was gone before its turn came.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => return Err(error),
-        };
+    each_connection(listener, TCP_CONNECTIONS, |stream| {
         let responder = Arc::clone(responder);
-        connections.spawn(async move {
+        async move {
             // However it ends, it is this connection's end alone.
             let _ = serve_connection(stream, &responder).await;
-            drop(permit);
-        });
-        while connections.try_join_next().is_some() {}
-    }
+        }
+    })
+    .await
 }
 
 async fn serve_connection(mut stream: TcpStream, responder: &Responder) -> io::Result<()> {

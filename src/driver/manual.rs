@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Driver;
 use crate::admin::{self, Answer, Refusal};
-use crate::{handler, notices};
+use crate::notices;
 
 impl Driver {
     pub(super) fn run_by_hand(
@@ -77,7 +77,7 @@ impl Driver {
                 handler: handler.to_string(),
                 event: kind.to_string(),
                 scope,
-                requests: requests.into_iter().map(recorded).collect(),
+                requests,
                 ..run_end(Some(&end), begun.elapsed())
             };
             let _ = reply.send(Ok(json(&run)));
@@ -103,11 +103,6 @@ fn run_end(end: Option<&RunEnd>, took: Duration) -> admin::HandlerRun {
         run_ms: notices::milliseconds(took),
         ..admin::HandlerRun::default()
     }
-}
-
-fn recorded(request: handler::Recorded) -> admin::Recorded {
-    let handler::Recorded { method, url, body, body_bytes, sent, answer } = request;
-    admin::Recorded { method, url, body, body_bytes, sent, answer }
 }
 
 fn json(value: &admin::HandlerRun) -> serde_json::Value {

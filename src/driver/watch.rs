@@ -3,35 +3,17 @@
 //! For `watch = true`, while a handler is being written: a look each second is enough there, and works on every file
 //! system. Started by the driver's `handlers`; what a change means is theirs to say.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use picored_core::name::HandlerName;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Report;
+use crate::stamp::Stamp;
 
 /// Between two looks. A file that is the same twice is not being written any more, as far as anyone can tell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    /// Of the file that is there, if one is.
-    fn of(path: &Path) -> Option<Self> {
-        let found = std::fs::metadata(path).ok()?;
-        let modified = (found.mtime(), found.mtime_nsec());
-        Some(Self { device: found.dev(), inode: found.ino(), size: found.size(), modified })
-    }
-}
 
 /// Which states of the file were told of, and which one may be on its way.
 #[derive(Debug)]
@@ -55,12 +37,12 @@ pub(super) fn watch(
     handler: HandlerName,
     reports: mpsc::Sender<Report>,
 ) -> impl Future<Output = ()> + Send {
-    let known = Stamp::of(&path);
+    let known = Stamp::at(&path);
     let mut watch = Watch { told: known, seen: known };
     async move {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let now = Stamp::of(&path);
+            let now = Stamp::at(&path);
             if watch.look(now) {
                 let (taken, answer) = oneshot::channel();
                 let report = Report::FileChanged { handler: handler.clone(), taken };
@@ -84,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_file_is_told_of_when_it_is_another_and_rests() {
-        let state = |size| Some(Stamp { device: 1, inode: 1, size, modified: (0, 0) });
+        let state = |size| Some(Stamp::of_size(size));
         let mut watch = Watch { told: state(1), seen: state(1) };
         for (now, is_told) in [
             (state(1), false),
@@ -114,13 +96,13 @@ mod tests {
     fn a_file_that_is_written_over_or_replaced_has_another_stamp() {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("a"), dir.path().join("b"));
-        assert_eq!(Stamp::of(&path), None);
+        assert_eq!(Stamp::at(&path), None);
         std::fs::write(&path, "one").unwrap();
-        let first = Stamp::of(&path);
+        let first = Stamp::at(&path);
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        let second = Stamp::of(&path);
+        let second = Stamp::at(&path);
         std::fs::write(&path, "three").unwrap();
-        assert!(first.is_some() && first != second && second != Stamp::of(&path));
+        assert!(first.is_some() && first != second && second != Stamp::at(&path));
     }
 }

@@ -17,6 +17,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::handler::limits::compiler;
+use crate::stamp::Stamp;
 
 const MAGIC: &[u8; 16] = b"picored code 1\n\0";
 const MAC_BYTES: usize = 32;
@@ -143,11 +144,12 @@ impl Cache {
     }
 
     fn verify(&self, file: &File, component: &[u8; 32]) -> Result<Stamp, Unfit> {
-        if !file.metadata()?.is_file() {
+        let found = file.metadata()?;
+        if !found.is_file() {
             return Err(Unfit::Foreign);
         }
-        let stamp = Stamp::of(file)?;
-        let length = stamp.size.checked_sub(TRAILER_BYTES as u64).ok_or(Unfit::Short)?;
+        let stamp = Stamp::of(&found);
+        let length = found.size().checked_sub(TRAILER_BYTES as u64).ok_or(Unfit::Short)?;
         let mut found = [0; TRAILER_BYTES];
         file.read_exact_at(&mut found, length)?;
         let (found, mac) = found.split_at(TRAILER_BYTES - MAC_BYTES);
@@ -161,7 +163,7 @@ impl Cache {
         let sealed = self.sealed(file, length, &trailer)?;
         hmac::verify(&self.key, &sealed, mac).map_err(|_| Unfit::Mac)?;
         // What was read is what the stamp names, or it changed meanwhile.
-        if Stamp::of(file)? == stamp { Ok(stamp) } else { Err(Unfit::Mac) }
+        if Stamp::of(&file.metadata()?) == stamp { Ok(stamp) } else { Err(Unfit::Mac) }
     }
 }
 
@@ -195,7 +197,7 @@ impl Draft {
         self.file.sync_all()?;
         fs::rename(&self.path, cache.path(&self.component))?;
         let file = OpenOptions::new().read(true).open(cache.path(&self.component))?;
-        let stamp = Stamp::of(&file)?;
+        let stamp = Stamp::of(&file.metadata()?);
         Ok(Entry { file, component: self.component, stamp })
     }
 }
@@ -204,29 +206,6 @@ impl Drop for Draft {
     fn drop(&mut self) {
         // After the rename there is nothing of that name.
         _ = fs::remove_file(&self.path);
-    }
-}
-
-/// What tells that a file is as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
     }
 }
 
@@ -240,7 +219,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Maps the code. If the file changed since it was checked it is checked again.
     pub(crate) fn map(&mut self, cache: &Cache, engine: &Engine) -> Result<Component, String> {
-        if Stamp::of(&self.file).map_err(|error| error.to_string())? != self.stamp {
+        if Stamp::of(&self.file.metadata().map_err(|error| error.to_string())?) != self.stamp {
             self.stamp = cache.verify(&self.file, &self.component).map_err(|unfit| unfit.to_string())?;
         }
         // The open file, whatever its name stands for by now. wasmtime has no way to hand it over as such.

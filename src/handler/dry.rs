@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
+use picored_core::status::RecordedRequest;
 
 use crate::handler::http::{HttpError, Request, Response};
 use crate::handler::secrets::Secrets;
@@ -14,27 +15,10 @@ use crate::handler::secrets::Secrets;
 /// So much of a body is kept, in bytes.
 const BODY_BYTES: usize = 4 << 10;
 
-/// One request of a dry run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recorded {
-    /// The method, as the guest wrote it. As in all texts here, `[secret]` stands where a secret was.
-    pub method: String,
-    /// The URL, as the guest wrote it.
-    pub url: String,
-    /// The body, or its beginning.
-    pub body: String,
-    /// The body's whole length.
-    pub body_bytes: usize,
-    /// Whether it was sent.
-    pub sent: bool,
-    /// The status that the guest was given, or why it was given none.
-    pub answer: String,
-}
-
 /// What a run asked for. A run sends one request at a time.
 #[derive(Debug, Default)]
 pub(crate) struct DryRun {
-    requests: Mutex<Vec<Recorded>>,
+    requests: Mutex<Vec<RecordedRequest>>,
 }
 
 impl DryRun {
@@ -53,7 +37,7 @@ impl DryRun {
         // All of it is rid of secrets before it is cut: half of one would not be found.
         let text = String::from_utf8_lossy(&request.body);
         let body = secrets.scrub(&text);
-        self.requests().push(Recorded {
+        self.requests().push(RecordedRequest {
             method: secrets.scrub(&request.method).into_owned(),
             url: secrets.scrub(&request.url).into_owned(),
             body: body[..body.floor_char_boundary(BODY_BYTES)].to_owned(),
@@ -81,11 +65,11 @@ impl DryRun {
     }
 
     /// All of them, in order.
-    pub(crate) fn take(&self) -> Vec<Recorded> {
+    pub(crate) fn take(&self) -> Vec<RecordedRequest> {
         std::mem::take(&mut self.requests())
     }
 
-    fn requests(&self) -> MutexGuard<'_, Vec<Recorded>> {
+    fn requests(&self) -> MutexGuard<'_, Vec<RecordedRequest>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -117,25 +117,25 @@ impl store::Host for State {
 
 impl store::HostBucket for State {
     fn get(&mut self, _: Resource<Bucket>, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
-        Ok(Ok(self.keyvalue.get(&key).map(|value| value.to_vec())))
+        Ok(Ok(self.authority.keyvalue.get(&key).map(|value| value.to_vec())))
     }
 
     fn set(&mut self, _: Resource<Bucket>, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
-        self.keyvalue.set(key, &value)?;
+        self.authority.keyvalue.set(key, &value)?;
         Ok(Ok(()))
     }
 
     fn delete(&mut self, _: Resource<Bucket>, key: String) -> wasmtime::Result<Result<(), Error>> {
-        self.keyvalue.delete(key);
+        self.authority.keyvalue.delete(key);
         Ok(Ok(()))
     }
 
     fn exists(&mut self, _: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, Error>> {
-        Ok(Ok(self.keyvalue.get(&key).is_some()))
+        Ok(Ok(self.authority.keyvalue.get(&key).is_some()))
     }
 
     fn list_keys(&mut self, _: Resource<Bucket>, _: Option<u64>) -> wasmtime::Result<Result<KeyResponse, Error>> {
-        Ok(Ok(KeyResponse { keys: self.keyvalue.keys(), cursor: None }))
+        Ok(Ok(KeyResponse { keys: self.authority.keyvalue.keys(), cursor: None }))
     }
 
     fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {

@@ -13,7 +13,7 @@ use picored_core::digest::Digest;
 use picored_core::event::{Event, RunEnd, StopReason};
 use picored_core::policy::Grant;
 use picored_core::snapshot::Snapshot;
-use picored_core::status::MissingAsk;
+use picored_core::status::{MissingAsk, RecordedRequest};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Level;
@@ -22,7 +22,7 @@ use wasmtime::component::Component;
 use crate::handler::bindings::exports::picored::handler::guest;
 use crate::handler::bindings::{Sandbox, SandboxPre};
 use crate::handler::cache::Entry;
-use crate::handler::dry::{DryRun, Recorded};
+use crate::handler::dry::DryRun;
 use crate::handler::http::{Gate, Reach};
 use crate::handler::keyvalue::Kept;
 use crate::handler::run::{Bounds, Stop, call, contained};
@@ -163,7 +163,7 @@ impl Loaded {
 
     /// Runs the handler to see what it would write: what reads is sent, what writes is recorded in its stead, and nothing
     /// is kept. It may be done beside a run.
-    pub async fn dry_run(self: &Arc<Self>, event: Event, snapshot: Arc<Snapshot>) -> (RunEnd, Vec<Recorded>) {
+    pub async fn dry_run(self: &Arc<Self>, event: Event, snapshot: Arc<Snapshot>) -> (RunEnd, Vec<RecordedRequest>) {
         let (this, dry) = (self.clone(), Arc::new(DryRun::default()));
         let record = dry.clone();
         let run = contained(async move { this.deliver(&event, 1, snapshot, Some(record)).await });
@@ -225,14 +225,14 @@ impl Loaded {
         let ended = call(&using.pre, &mut store, &self.host.ticker, bounds, handle).await;
         let state = store.into_data();
         write_output(&state);
-        if let Some(reason) = state.gate.denied() {
+        if let Some(reason) = state.authority.gate.denied() {
             tracing::warn!(target: "picored::handler", handler = %self.handler.name, reason, "a call was refused");
         }
         let line = |text: &str| clean(&secrets.scrub(text), SHORT);
         Ok(match ended? {
             Ok(outcome) => {
                 if !is_dry {
-                    self.keyvalue.commit(state.keyvalue);
+                    self.keyvalue.commit(state.authority.keyvalue);
                 }
                 RunEnd::Done { changed: outcome.changed, text: line(&outcome.text) }
             }
@@ -413,7 +413,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
 /// What the guest wrote to stdout and stderr: for its author, who asks for debug lines.
 fn write_output(state: &State) {
     for (stream, tail) in [("stdout", &state.stdout), ("stderr", &state.stderr)] {
-        let text = tail.text(&state.secrets);
+        let text = tail.text(&state.authority.secrets);
         if !text.is_empty() {
             state.write_line(Level::DEBUG, stream, &text);
         }

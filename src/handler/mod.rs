@@ -37,7 +37,6 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 pub use self::compile::CompileError;
-pub use self::dry::Recorded;
 pub use self::inspect::{Anatomy, anatomy};
 pub use self::limits::{HttpLimits, Limits, MAX_COMPONENT_BYTES};
 pub use self::loaded::{Description, Loaded, Want};

@@ -100,7 +100,7 @@ fn thread_time() -> Duration {
 /// The name of what went wrong. What the host itself refused comes first: a guest whose memory was refused traps a
 /// little later, of its own doing.
 fn stop(otherwise: StopReason, error: &wasmtime::Error, state: &State) -> Stop {
-    let root = clean(&state.secrets.scrub(&error.root_cause().to_string()), SHORT);
+    let root = clean(&state.authority.secrets.scrub(&error.root_cause().to_string()), SHORT);
     if let Some(overrun) = error.downcast_ref::<Overrun>() {
         return Stop::new(StopReason::Limit, overrun.to_string());
     }
@@ -131,7 +131,7 @@ fn stop(otherwise: StopReason, error: &wasmtime::Error, state: &State) -> Stop {
 
 /// A panic's message, a traceback: what a guest's author wants to see.
 fn with_stderr(root: String, state: &State) -> String {
-    match clean(&state.stderr.text(&state.secrets), SHORT).as_str() {
+    match clean(&state.stderr.text(&state.authority.secrets), SHORT).as_str() {
         "" => root,
         tail => format!("{root}; stderr: {tail}"),
     }

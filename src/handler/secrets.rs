@@ -22,7 +22,8 @@ use tokio::time::Instant;
 pub use self::value::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretError};
 
 use self::scrub::Needles;
-use self::value::{Stamp, Value};
+use self::value::Value;
+use crate::stamp::Stamp;
 
 /// Between two log lines about a secret that cannot be read again.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
@@ -160,7 +161,7 @@ impl Entry {
     /// Takes the new value if the file has changed and is good.
     fn refresh(&mut self, name: &SecretName) {
         let Place::File(path) = &self.place else { return };
-        if self.stamp.is_some() && self.stamp == Stamp::of(path) {
+        if self.stamp.is_some() && self.stamp == Stamp::at(path) {
             return;
         }
         match value::from_file(name, path) {

@@ -18,7 +18,10 @@ const LINE_BYTES: usize = 64;
 
 impl State {
     fn snapshot(&self) -> wasmtime::Result<&Snapshot> {
-        self.snapshot.as_deref().ok_or_else(|| wasmtime::Error::msg("`describe` must not ask for the cluster"))
+        self.authority
+            .snapshot
+            .as_deref()
+            .ok_or_else(|| wasmtime::Error::msg("`describe` must not ask for the cluster"))
     }
 }
 
@@ -71,11 +74,11 @@ impl cluster::Host for State {
 
 impl config::Host for State {
     fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, config::Error>> {
-        Ok(Ok(self.config.get(&key).cloned()))
+        Ok(Ok(self.authority.config.get(&key).cloned()))
     }
 
     fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, config::Error>> {
-        Ok(Ok(self.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
+        Ok(Ok(self.authority.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
     }
 }
 
@@ -97,8 +100,8 @@ impl logging::Host for State {
 impl State {
     /// A guest's line in the daemon's log.
     pub(crate) fn write_line(&self, level: Level, topic: &str, message: &str) {
-        let (handler, topic) = (self.handler.as_str(), clean(&self.secrets.scrub(topic), 63));
-        let message = clean(&self.secrets.scrub(message), self.log_line_bytes);
+        let (handler, topic) = (self.authority.handler.as_str(), clean(&self.authority.secrets.scrub(topic), 63));
+        let message = clean(&self.authority.secrets.scrub(message), self.log_line_bytes);
         // An event's level is part of its code, hence one line each.
         macro_rules! line {
             ($level:ident) => {
@@ -120,8 +123,8 @@ impl http::Host for State {
         let http::Request { method, url, headers, body } = request;
         let headers = headers.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
         let request = Request { method, url, headers, body: body.into() };
-        let answer = match self.gate.turn().await {
-            Ok(turn) => send_apart(&self.gate, turn, request).await,
+        let answer = match self.authority.gate.turn().await {
+            Ok(turn) => send_apart(&self.authority.gate, turn, request).await,
             Err(error) => Err(error),
         };
         Ok(match answer {

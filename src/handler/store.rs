@@ -39,12 +39,7 @@ pub(crate) struct Authority {
 
 /// What a store holds.
 pub(crate) struct State {
-    pub(crate) handler: HandlerName,
-    pub(crate) snapshot: Option<Arc<Snapshot>>,
-    pub(crate) config: Arc<BTreeMap<String, String>>,
-    pub(crate) keyvalue: View,
-    pub(crate) secrets: Arc<Secrets>,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) authority: Authority,
     pub(crate) log: Arc<Budget>,
     pub(crate) log_line_bytes: usize,
     pub(crate) stdout: Tail,
@@ -72,7 +67,6 @@ impl Overrun {
 
 /// A store with this authority, within these limits.
 pub(crate) fn new_store(engine: &Engine, limits: &Limits, authority: Authority) -> Store<State> {
-    let Authority { handler, snapshot, config, keyvalue, secrets, gate } = authority;
     let log = Budget::new(limits.log_bytes);
     let (stdout, stderr) = (Tail::new(log.clone()), Tail::new(log.clone()));
     let wasi = WasiCtx::builder()
@@ -87,29 +81,11 @@ pub(crate) fn new_store(engine: &Engine, limits: &Limits, authority: Authority) 
     table.set_max_capacity(limits.resources);
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(limits.http.request_header_bytes);
-    let door = WasiDoor::new(gate.clone());
+    let door = WasiDoor::new(authority.gate.clone());
     let log_line_bytes = limits.log_line_bytes;
     let limiter = Limiter::new(limits);
-    let mut store = Store::new(
-        engine,
-        State {
-            handler,
-            snapshot,
-            config,
-            keyvalue,
-            secrets,
-            gate,
-            log,
-            log_line_bytes,
-            stdout,
-            stderr,
-            limiter,
-            table,
-            wasi,
-            http,
-            door,
-        },
-    );
+    let mut store =
+        Store::new(engine, State { authority, log, log_line_bytes, stdout, stderr, limiter, table, wasi, http, door });
     store.limiter(|state| &mut state.limiter);
     // To yield, not to trap: a guest that computes gives way at every tick, and `run` counts its CPU time. By tokio's
     // own yield: with wasmtime's, which wakes at once, timers and sockets would be looked at every 61st tick only.

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use picored_core::event::EventKind;
 use picored_core::name::{AppName, HandlerName};
+use picored_core::status::RecordedRequest;
 
-use crate::admin::{HandlerRun, Recorded, client};
+use crate::admin::{HandlerRun, client};
 use crate::cli::ask::Daemon;
 use crate::log::printable;
 
@@ -65,8 +66,8 @@ fn text(run: &HandlerRun, dry_run: bool) -> String {
     text
 }
 
-fn request(request: &Recorded) -> String {
-    let Recorded { method, url, body, body_bytes, sent, answer } = request;
+fn request(request: &RecordedRequest) -> String {
+    let RecordedRequest { method, url, body, body_bytes, sent, answer } = request;
     let fate = match (sent, answer.parse::<u16>()) {
         (true, _) => "sent",
         (false, Ok(_)) => "not sent",

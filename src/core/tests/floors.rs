@@ -40,6 +40,7 @@ const CORE: House = House {
 const SHELL: House = House {
     root: "..",
     floors: &[
+        Floor { name: "rock", together: false, modules: &["accept", "stamp"] },
         Floor {
             name: "ground",
             together: false,

@@ -5,12 +5,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use picored_core::name::SecretName;
 use zeroize::Zeroizing;
+
+use crate::stamp::Stamp;
 
 /// The shortest secret that is taken, in bytes. What is shorter can be guessed, and to take it out of every text would
 /// leave holes in texts that never had it.
@@ -106,35 +108,6 @@ impl Value {
     }
 }
 
-/// What tells whether a file has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// The file's, if it is there.
-    pub(super) fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().map(|found| Self::from(&found))
-    }
-}
-
-impl From<&fs::Metadata> for Stamp {
-    fn from(found: &fs::Metadata) -> Self {
-        Self {
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.size(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        }
-    }
-}
-
 /// The value in a file, and the file's stamp if it can be relied on.
 pub(super) fn from_file(name: &SecretName, path: &Path) -> Result<(Value, Option<Stamp>), SecretError> {
     let read = |error| SecretError::Read { name: name.clone(), path: path.to_owned(), error };
@@ -149,7 +122,7 @@ pub(super) fn from_file(name: &SecretName, path: &Path) -> Result<(Value, Option
     file.take(2 * MAX_SECRET_BYTES as u64 - 1).read_to_end(&mut bytes).map_err(read)?;
     let value = Value::new(name, path.display().to_string(), &bytes)?;
     let age = found.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    Ok((value, age.filter(|age| *age > SETTLED).map(|_| Stamp::from(&found))))
+    Ok((value, age.filter(|age| *age > SETTLED).map(|_| Stamp::of(&found))))
 }
 
 /// The value of an environment variable.
@@ -162,6 +135,6 @@ pub(super) fn from_environment(name: &SecretName, variable: &str) -> Result<Valu
 
 /// The permission bits of the file, if every user of the machine may read or write it.
 pub(super) fn open_to_others(path: &Path) -> Option<u32> {
-    let mode = fs::metadata(path).ok()?.mode() & 0o7777;
+    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
     (mode & 0o006 != 0).then_some(mode)
 }
