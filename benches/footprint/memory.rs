@@ -91,6 +91,9 @@ fn row(what: &str, anonymous: u64, resident: u64) {
 
 /// Has the first node run `handlers`, [`DELIVERIES`] times in all and then [`SAMPLES`] times more.
 fn deliver(picored: &Path, handlers: &[&str]) -> anyhow::Result<Found> {
+    // The kernel maps around an access what it has in its cache. That may be little of a program that nobody has read for
+    // a while; here it is to be all of it, which is the most that it can come to.
+    std::fs::read(picored).with_context(|| picored.display().to_string())?;
     let dns = Dns::start(picored)?;
     let apps = Apps::start()?;
     let app = app_of_first_node(handlers)?;
