@@ -97,6 +97,11 @@ pub(crate) fn log(notice: &Notice) {
             let (reason, hint) = (refusal.as_str(), refusal.to_string());
             tracing::warn!(target: "picored::gossip", reason, %from, count, hint, "datagrams refused");
         }
+        Notice::CutOff { lost, left } => {
+            let text = "most members are gone at once, as if this node were cut off: its handlers wait for a while";
+            tracing::warn!(target: "picored::node", lost, left, text, "cut-off");
+        }
+        Notice::Reunited { members } => tracing::info!(target: "picored::node", members, "reunited"),
         Notice::Rejoined { generation } => {
             tracing::warn!(target: "picored::node", generation, "was taken for dead and joined again");
         }

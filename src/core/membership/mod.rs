@@ -2,9 +2,13 @@
 //!
 //! Foca's timers live in one ordered queue here, its packets leave through [`Membership::take_sends`], and what it says
 //! of members is read from its list, never counted from its notifications: those are only a hint to look. What is added:
-//! no word of death to a member that has refuted in time, at least ten transmissions of every update,
-//! a suspicion time that follows the cluster's size, and no verdict right after this process itself stood still.
+//! no word of death to a member that has refuted in time, at least ten transmissions of every update, verdicts by
+//! Lifeguard's rules (`doubt`, `suspicion`, `local_health`), and a way back for a node that was cut off (`anew`).
 
+mod anew;
+mod doubt;
+mod local_health;
+mod suspicion;
 mod tempo;
 #[cfg(test)]
 mod tests;
@@ -16,18 +20,21 @@ use std::time::Duration;
 use foca::{AccumulatingRuntime, Codec, Foca, Member, Message, OwnedNotification, PostcardCodec, State};
 use rand::rngs::StdRng;
 
-use self::tempo::{Tempo, config, suspicion, tempo};
+use self::doubt::ProbeUnderWay;
+use self::local_health::LocalHealth;
+use self::suspicion::Suspicions;
+pub use self::suspicion::{Accuser, Suspicion, Verdict};
+use self::tempo::{Tempo, config, tempo};
+use crate::broadcast::{Broadcasts, News};
 use crate::config::Profile;
 use crate::identity::Identity;
 use crate::message::Standing;
 use crate::name::NodeName;
-use crate::record::{Broadcasts, Record};
+use crate::record::Record;
 use crate::time::{Instant, TimerQueue};
 
 /// A member that is held for dead is told so at most this often.
 const TELL_THE_DEAD: Duration = Duration::from_secs(1);
-/// A verdict that comes due so much too late was held up by this process; it is postponed by another suspicion time.
-const STALLED: Duration = Duration::from_secs(2);
 
 /// What has changed since it was last asked.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,7 +56,25 @@ pub struct Membership {
     /// that pass are left out.
     round: Option<(Instant, foca::Timer<Identity>)>,
     has_gossip: bool,
-    news: mpsc::Receiver<Record>,
+    /// The end of the probe that is under way, which begins the next one.
+    probe: Option<(Instant, foca::Timer<Identity>)>,
+    under_way: Option<ProbeUnderWay>,
+    /// Whose probe has just failed, in which incarnation.
+    failed: Option<(Identity, u16)>,
+    /// Marks those of foca's timers that still count.
+    token: foca::TimerToken,
+    local_health: LocalHealth,
+    suspicions: Suspicions,
+    /// Why those are down that are.
+    verdicts: BTreeMap<NodeName, Verdict>,
+    /// This node's own.
+    incarnation: u16,
+    /// Members that this node has taken for dead while it was itself cut off, and does not know any better of yet.
+    unsure: Vec<Identity>,
+    /// Whether this node holds most others for dead, and so tells nobody of it.
+    is_cut_off: bool,
+    news: mpsc::Receiver<News>,
+    records: Vec<Record>,
     sends: Vec<(Identity, Vec<u8>)>,
     /// Whom this node told lately that it is dead.
     obituaries: BTreeMap<NodeName, Instant>,
@@ -71,7 +96,18 @@ impl Membership {
             timers: TimerQueue::default(),
             round: None,
             has_gossip: false,
+            probe: None,
+            under_way: None,
+            failed: None,
+            token: foca::TimerToken::default(),
+            local_health: LocalHealth::default(),
+            suspicions: Suspicions::default(),
+            verdicts: BTreeMap::new(),
+            incarnation: 0,
+            unsure: Vec::new(),
+            is_cut_off: false,
             news,
+            records: Vec::new(),
             sends: Vec::new(),
             obituaries: BTreeMap::new(),
             changes: Changes::default(),
@@ -86,8 +122,18 @@ impl Membership {
         self.foca.identity()
     }
 
-    /// All members that foca remembers, the dead among them, without this node.
+    /// All members that this node remembers, the dead among them, without this node itself.
     pub fn members(&self) -> impl Iterator<Item = (&Identity, Standing)> {
+        let down = |identity: &Identity| Standing { down: true, ..own_standing(identity) };
+        self.listed().chain(self.unsure().map(move |identity| (identity, down(identity))))
+    }
+
+    /// Those among [`Self::members`] of which this node tells others: not who is down while it may itself be cut off.
+    pub fn told(&self) -> impl Iterator<Item = (&Identity, Standing)> {
+        self.listed().filter(|(_, standing)| !(standing.down && self.is_cut_off))
+    }
+
+    fn listed(&self) -> impl Iterator<Item = (&Identity, Standing)> {
         // Word of an earlier life of this node makes foca keep that as a dead member.
         let own = &self.identity().name;
         let others = self.foca.iter_membership_state().filter(move |member| member.id().name != *own);
@@ -111,19 +157,20 @@ impl Membership {
     pub fn handle_data(&mut self, now: Instant, data: &[u8]) -> Result<(), foca::Error> {
         let result = self.foca.handle_data(data, &mut self.runtime);
         self.collect(now);
+        self.take_in_news(now);
         result
     }
 
     /// Runs all that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(due) = self.timers.next_at().filter(|due| *due <= now) {
-            let Some(timer) = self.timers.pop_due(now) else { break };
-            if matches!(timer, foca::Timer::ChangeSuspectToDown { .. }) && now.since(due) > STALLED {
-                self.timers.push(now + suspicion(&self.tempo, self.sized_for), timer);
-                continue;
-            }
+        self.note_lateness(now);
+        while let Some(timer) = self.timers.pop_due(now) {
             self.fire(now, timer);
         }
+        if let Some((_, timer)) = self.probe.take_if(|(due, _)| *due <= now) {
+            self.end_probe(now, timer);
+        }
+        self.give_up(now);
         if let Some((_, timer)) = self.round.take_if(|(due, _)| self.has_gossip && *due <= now) {
             self.fire(now, timer);
         }
@@ -153,7 +200,7 @@ impl Membership {
     /// When to come back.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.round.as_ref().filter(|_| self.has_gossip).map(|(due, _)| *due);
-        [self.timers.next_at(), round].into_iter().flatten().min()
+        [self.next_timer(), self.next_verdict(), round].into_iter().flatten().min()
     }
 
     /// Asks `peer` to take this node in.
@@ -167,15 +214,6 @@ impl Membership {
         let members = members.into_iter().map(|(identity, standing)| member(identity, standing));
         let _ = self.foca.apply_many(members, true, &mut self.runtime);
         self.collect(now);
-    }
-
-    /// Somebody suspects this node: refute.
-    pub fn refute(&mut self, now: Instant, identity: &Identity, incarnation: u16) {
-        if identity == self.foca.identity() {
-            let suspected = Member::new(identity.clone(), incarnation, State::Suspect);
-            let _ = self.foca.apply_many(std::iter::once(suspected), true, &mut self.runtime);
-            self.collect(now);
-        }
     }
 
     /// Spreads this node's own record, or notes one that an exchange brought.
@@ -197,7 +235,7 @@ impl Membership {
 
     /// The records that came with packets.
     pub fn take_news(&mut self) -> Vec<Record> {
-        self.news.try_iter().collect()
+        std::mem::take(&mut self.records)
     }
 
     /// What changed since the last call.
@@ -207,55 +245,55 @@ impl Membership {
 
     fn collect(&mut self, now: Instant) {
         while let Some((after, timer)) = self.runtime.to_schedule() {
-            match timer {
-                // The newest is the one that counts; an earlier one belongs to a state that is over.
-                foca::Timer::PeriodicGossip(_) => self.round = Some((now + after, timer)),
-                _ => self.timers.push(now + after, timer),
-            }
+            self.schedule(now, after, timer);
         }
+        let mut has_changed = false;
         while let Some(notification) = self.runtime.to_notify() {
-            self.changes.members = true;
+            has_changed = true;
             match notification {
                 OwnedNotification::MemberUp(identity) | OwnedNotification::Rename(_, identity) => {
                     self.changes.returned.retain(|known| known.name != identity.name);
                     self.changes.returned.push(identity);
                 }
-                OwnedNotification::Rejoin(_) => self.changes.rejoined = true,
+                OwnedNotification::Rejoin(_) => {
+                    self.changes.rejoined = true;
+                    self.incarnation = 0;
+                }
                 _ => {}
             }
         }
         while let Some((to, data)) = self.runtime.to_send() {
-            if !is_obituary(&data) || self.is_due_obituary(now, &to) {
+            if self.may_send(now, &to, &data) {
                 self.sends.push((to, data.into()));
             }
         }
-        let nodes = self.foca.num_members() + 1;
-        if nodes != self.sized_for {
-            self.sized_for = nodes;
-            // Refused only for settings that are not touched here.
-            let _ = self.foca.set_config(config(&self.tempo, nodes, self.max_packet));
+        self.resize();
+        if has_changed {
+            self.changes.members = true;
+            self.look_at_suspects(now);
         }
         self.look_for_gossip(now);
     }
 
+    /// Looks at what foca wants sent: it tells of this node as well.
+    fn may_send(&mut self, now: Instant, to: &Identity, mut data: &[u8]) -> bool {
+        let Ok(header) = PostcardCodec.decode_header(&mut data) else { return true };
+        self.note_own(&header);
+        header.message != Message::TurnUndead || self.is_due_obituary(now, to)
+    }
+
     /// Foca tells a suspect that its time is over even where it has refuted in time; such a word makes a healthy member
     /// renew itself, and others see it die. It also answers each packet of one that it holds for dead with that word; where
-    /// two do so to each other, neither would ever stop.
+    /// two do so to each other, neither would ever stop. Who was cut off itself holds the living for dead.
     fn is_due_obituary(&mut self, now: Instant, to: &Identity) -> bool {
         self.obituaries.retain(|_, told| now.since(*told) < TELL_THE_DEAD);
         let is_alive = self.foca.iter_members().any(|member| member.id() == to);
-        let is_due = !is_alive && !self.obituaries.contains_key(&to.name);
+        let is_due = !self.is_cut_off && !is_alive && !self.obituaries.contains_key(&to.name);
         if is_due {
             self.obituaries.insert(to.name.clone(), now);
         }
         is_due
     }
-}
-
-/// Whether a packet of foca's tells its receiver that it is dead.
-fn is_obituary(mut data: &[u8]) -> bool {
-    let header = <PostcardCodec as Codec<Identity>>::decode_header(&mut PostcardCodec, &mut data);
-    matches!(header, Ok(header) if header.message == Message::TurnUndead)
 }
 
 fn standing(member: &Member<Identity>) -> Standing {

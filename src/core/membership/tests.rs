@@ -5,7 +5,7 @@ use std::time::Duration;
 use foca::{Codec, Message, PostcardCodec};
 use rand::SeedableRng;
 
-use super::tempo::MIN_TRANSMISSIONS;
+use super::tempo::{MIN_TRANSMISSIONS, suspicion};
 use super::*;
 
 fn identity(name: &str, generation: u64) -> Identity {
@@ -15,6 +15,11 @@ fn identity(name: &str, generation: u64) -> Identity {
         generation,
         address: std::net::SocketAddr::from(([127, 0, 0, 1], port)),
     }
+}
+
+fn is_obituary(mut data: &[u8]) -> bool {
+    let header = <PostcardCodec as Codec<Identity>>::decode_header(&mut PostcardCodec, &mut data);
+    header.unwrap().message == Message::TurnUndead
 }
 
 fn node(name: &str) -> Membership {
@@ -183,9 +188,9 @@ fn a_suspected_node_refutes() {
     let mut a = node("a");
     a.apply(at(0), vec![alive("b", 1)]);
     a.take_sends();
-    a.refute(at(1), &identity("a", 1), 0);
+    a.refute(at(1), &identity("a", 1), 0, &identity("b", 1).name);
     assert!(!a.take_sends().is_empty(), "the refutal is spread at once");
-    a.refute(at(2), &identity("a", 9), 0);
+    a.refute(at(2), &identity("a", 9), 0, &identity("b", 1).name);
     assert!(a.take_sends().is_empty(), "another life is not this one's to refute");
 }
 

@@ -264,6 +264,18 @@ pub enum Notice {
         /// How many in all, for this reason.
         count: u64,
     },
+    /// Most others were lost at once, as if this node itself were cut off: its handlers wait for a while.
+    CutOff {
+        /// So many.
+        lost: usize,
+        /// So many are left, this node among them.
+        left: usize,
+    },
+    /// Enough of those that were lost are back: its handlers go on.
+    Reunited {
+        /// So many members are active, this node among them.
+        members: usize,
+    },
     /// The cluster took this node for dead; it has a new identity now.
     Rejoined {
         /// The new one.

@@ -10,6 +10,7 @@ mod boundary;
 mod datagram;
 mod deliver;
 mod exchange;
+mod heal;
 mod leave;
 mod manual;
 mod reconfigure;
@@ -95,6 +96,7 @@ pub struct Node {
     held: std::collections::BTreeSet<AppName>,
     next_local_event: u64,
     exchange: exchange::State,
+    heal: heal::State,
     leaving: Option<leave::Leaving>,
     datagrams: BTreeMap<&'static str, u64>,
     refusals_told: HashMap<Refusal, Instant>,
@@ -130,6 +132,7 @@ impl Node {
             held: Default::default(),
             next_local_event: 0,
             exchange: exchange::State::new(now.at, &settings),
+            heal: heal::State::default(),
             leaving: None,
             datagrams: BTreeMap::new(),
             refusals_told: HashMap::new(),
@@ -193,10 +196,12 @@ impl Node {
         if self.leaving.is_none() && self.exchange.next_contact() <= now.at {
             self.contact(now.at);
         }
+        self.heal_due(now.at);
         self.reconcile_due(now);
         while let Some(tick) = self.timers.pop_due(now.at) {
             match tick {
                 Tick::Look => {
+                    self.membership.look_at_suspects(now.at);
                     self.tell_suspects();
                     self.dirty = true;
                     self.timers.push(now.at + LOOK, Tick::Look);
@@ -213,10 +218,11 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let health = self.health.iter().filter(|_| self.leaving.is_none()).filter_map(Health::poll_timeout).min();
         let ledger =
-            self.runs_from.filter(|_| self.may_run()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
+            self.runs_from.filter(|_| self.may_start()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         let reconcile = self.books.values().map(|book| book.reconcile_at).min();
-        let own = [self.timers.next_at(), self.membership.poll_timeout(), contact, health, ledger, reconcile];
+        let heal = self.heal.poll_timeout();
+        let own = [self.timers.next_at(), self.membership.poll_timeout(), contact, health, heal, ledger, reconcile];
         own.into_iter().flatten().min()
     }
 
@@ -231,7 +237,10 @@ impl Node {
             self.dirty |= self.records.take(record);
         }
         let changes = self.membership.take_changes();
-        self.dirty |= changes.members;
+        if changes.members {
+            self.note_losses(now.at);
+            self.dirty = true;
+        }
         if changes.rejoined {
             let generation = self.membership.identity().generation;
             self.outputs.push_back(Output::RaiseGeneration(generation));
