@@ -27,7 +27,7 @@ pub struct Happening {
     pub number: u64,
     /// When this node learnt of it: RFC 3339, UTC.
     pub time: String,
-    /// An event's kind (`app-down`), or `joined`, `checked` (this node's own verdict on an application changed), `ended`
+    /// An event's kind (`app-down`), or `verdict` (why the member is down whose `member-down` comes next), `joined`, `checked` (this node's own verdict on an application changed), `ended`
     /// (a run of a handler, or what came of a delivery without one), `upgraded`, `rolled-back`, `upgrade-refused` (another
     /// version of a handler), `config-mismatch` (the member's handler differs from most nodes'), `config-agreed` (no longer),
     /// `held`, `refused`, `cut-off` (most members were lost at once, so handlers wait), `reunited` (they go on), `rejoined`,
@@ -93,6 +93,9 @@ impl Happening {
                 member: event.member.as_ref().map(ToString::to_string),
                 ..kind(event.kind.as_str())
             },
+            Notice::Verdict { member, evidence } => {
+                Self { member: some(member), text: Some(evidence.to_string()), ..kind("verdict") }
+            }
             Notice::Health { app, state, reason } => Self {
                 app: some(app),
                 state: some(&state.as_str()),

@@ -61,6 +61,12 @@ pub(crate) fn log(notice: &Notice) {
             let member = member.map(|name| name.as_str());
             tracing::info!(target: "picored::event", id = %event.id, app, member, "{}", event.kind);
         }
+        Notice::Verdict { member, evidence } => {
+            let by = evidence.accusers.iter().map(|accuser| accuser.name.as_str()).collect::<Vec<_>>().join(", ");
+            let (verdict, suspected_ms, text) =
+                (evidence.verdict.as_deref(), evidence.suspected_ms, evidence.to_string());
+            tracing::warn!(target: "picored::event", %member, suspected_by = by, suspected_ms, verdict, text, "verdict");
+        }
         Notice::Health { app, state: AppState::Down, reason } => {
             tracing::warn!(target: "picored::health", app = %app, state = "down", reason = %reason, "checked");
         }

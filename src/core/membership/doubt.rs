@@ -17,8 +17,11 @@ use crate::identity::Identity;
 use crate::name::NodeName;
 use crate::time::Instant;
 
-/// A process that comes so much too late stood still: all suspects get their whole time anew.
+/// A process that comes so much too late stood still: all suspects get their whole time anew. Half of that time if that
+/// is less.
 const STALLED: Duration = Duration::from_secs(2);
+/// Suspects are looked at this often, or four times while they may refute.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A probe that waits for its answer.
 #[derive(Debug)]
@@ -42,6 +45,11 @@ impl Membership {
     /// A datagram of this member's came in. Whether it is suspected.
     pub fn heard(&mut self, now: Instant, name: &NodeName) -> bool {
         self.suspicions.hear(now, name)
+    }
+
+    /// How often to call [`Self::look_at_suspects`], and to tell those that are suspected.
+    pub fn look_every(&self) -> Duration {
+        LOOK.min(suspicion(&self.tempo, 1) / 4)
     }
 
     /// Puts one of foca's timers where it belongs. The worse this node does, the longer it waits for answers.
@@ -90,7 +98,7 @@ impl Membership {
                 *due = answers_by.max(*due);
             }
         }
-        if late >= STALLED {
+        if late >= STALLED.min(suspicion(&self.tempo, 1) / 2) {
             self.suspicions.wait_anew(now);
         }
     }

@@ -16,7 +16,7 @@ use crate::ledger::{Delivery, Outcome};
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::record::{AppState, MAX_RECORD};
 use crate::snapshot::Snapshot;
-use crate::status::MissingAsk;
+use crate::status::{Evidence, MissingAsk};
 use crate::versions::Takeover;
 
 /// What a node starts with.
@@ -192,6 +192,13 @@ pub enum Notice {
     },
     /// Something happened in the cluster.
     Event(Event),
+    /// Why the member is down whose `member-down` comes next.
+    Verdict {
+        /// Who.
+        member: NodeName,
+        /// By whom it was suspected, and for how long.
+        evidence: Box<Evidence>,
+    },
     /// This node's own verdict on an application changed.
     Health {
         /// Which.

@@ -71,6 +71,10 @@ impl Node {
         if self.may_run() {
             self.settle_in(now.at);
             for event in &events {
+                let member = event.member.as_ref().filter(|_| event.kind == EventKind::MemberDown);
+                if let Some((member, evidence)) = member.and_then(|name| Some((name, self.evidence(now, name)?))) {
+                    self.notice(Notice::Verdict { member: member.clone(), evidence: Box::new(evidence) });
+                }
                 self.notice(Notice::Event(event.clone()));
                 self.offer(now.at, event);
             }

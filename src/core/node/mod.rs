@@ -9,6 +9,7 @@ mod agree;
 mod boundary;
 mod datagram;
 mod deliver;
+mod evidence;
 mod exchange;
 mod heal;
 mod leave;
@@ -47,11 +48,10 @@ pub use self::reconfigure::Reconfiguration;
 
 /// What a message's own tag and length add to a packet of foca's.
 const MESSAGE_OVERHEAD: usize = 4;
-/// How often suspects are told that they are suspected, and the view is compared with foca's list.
-const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum Tick {
+    /// Suspects are told that they are suspected, and the view is compared with foca's list.
     Look,
     Exchange,
     LookAgain(ScopeKey),
@@ -101,6 +101,8 @@ pub struct Node {
     datagrams: BTreeMap<&'static str, u64>,
     refusals_told: HashMap<Refusal, Instant>,
     dirty: bool,
+    /// The time of the last call.
+    seen: Now,
     timers: TimerQueue<Tick>,
     outputs: VecDeque<Output>,
     rng: StdRng,
@@ -137,6 +139,7 @@ impl Node {
             datagrams: BTreeMap::new(),
             refusals_told: HashMap::new(),
             dirty: true,
+            seen: now,
             timers: TimerQueue::default(),
             outputs: VecDeque::new(),
             rng,
@@ -146,7 +149,7 @@ impl Node {
         record_fits(&record, node.handler_tags())?;
         node.membership.broadcast(now.at, &record);
         node.records.take(record);
-        node.timers.push(now.at + LOOK, Tick::Look);
+        node.timers.push(now.at + node.membership.look_every(), Tick::Look);
         node.timers.push(now.at + exchange::PERIOD, Tick::Exchange);
         for handler in node.settings.handlers.clone() {
             node.schedule_reconcile(now.at, &handler);
@@ -204,7 +207,7 @@ impl Node {
                     self.membership.look_at_suspects(now.at);
                     self.tell_suspects();
                     self.dirty = true;
-                    self.timers.push(now.at + LOOK, Tick::Look);
+                    self.timers.push(now.at + self.membership.look_every(), Tick::Look);
                 }
                 Tick::Exchange => self.exchange_with_somebody(now.at),
                 Tick::LookAgain(key) => self.on_look_again(now, &key),
@@ -233,6 +236,7 @@ impl Node {
 
     /// Brings everything in line after an input: the one place where consequences are drawn.
     fn settle(&mut self, now: Now) {
+        self.seen = now;
         for record in self.membership.take_news() {
             self.dirty |= self.records.take(record);
         }
