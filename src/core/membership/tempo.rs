@@ -39,6 +39,20 @@ pub(super) const fn tempo(profile: Profile) -> Tempo {
             gossip_period: Duration::from_millis(500),
             gossip_members: 4,
         },
+        Profile::Local => Tempo {
+            probe_period: Duration::from_millis(500),
+            probe_rtt: Duration::from_millis(200),
+            suspicion_multiplier: 4.0,
+            gossip_period: Duration::from_millis(100),
+            gossip_members: 3,
+        },
+        Profile::Fast => Tempo {
+            probe_period: Duration::from_millis(350),
+            probe_rtt: Duration::from_millis(150),
+            suspicion_multiplier: 4.5,
+            gossip_period: Duration::from_millis(100),
+            gossip_members: 3,
+        },
     }
 }
 

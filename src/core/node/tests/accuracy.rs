@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use super::super::Notice;
+use super::super::{Notice, Settings};
 use super::net::{Line, Net, What, node_name, seeds};
+use crate::config::Profile;
 use crate::event::EventKind;
 
 fn renewals(net: &Net) -> Vec<usize> {
@@ -81,4 +82,74 @@ fn the_dead_are_known_to_be_dead_in_time() {
         let (middle, worst) = (times[times.len() / 2].1, times[times.len() - 1].1);
         assert!(middle <= median && worst <= 10_000, "{nodes} nodes: {middle} ms, at worst {worst} ms");
     }
+}
+
+#[test]
+fn what_led_to_a_verdict_is_told_with_it() {
+    for seed in seeds(10) {
+        let mut net = Net::settled(seed, 5);
+        net.kill(4);
+        net.run_until("suspected", 10_000, |net| net.sees(0, 4).is_some_and(|state| state == "suspect"));
+        net.run(100);
+        let shown = |net: &Net, slot: usize| {
+            let member = net.node(slot).status().members.into_iter().find(|it| it.name == node_name(4).as_str());
+            member.unwrap().evidence.unwrap()
+        };
+        let evidence = shown(&net, 0);
+        assert!(evidence.suspected_since.is_some() && evidence.verdict.is_none() && evidence.down_since.is_none());
+        assert!((1..=4).contains(&evidence.accusers.len()), "{evidence:?}");
+        net.run_until("down", 10_000, |net| net.events(EventKind::MemberDown).len() == 4);
+        let mut own = 0;
+        for slot in 0..4 {
+            let evidence = shown(&net, slot);
+            let told = net.trace.iter().find_map(|line| match &line.what {
+                What::Notice(Notice::Verdict { member, evidence }) if line.node == slot => Some((member, evidence)),
+                _ => None,
+            });
+            assert_eq!(told, Some((&node_name(4), &Box::new(evidence.clone()))));
+            assert!(evidence.suspected_ms.unwrap() >= 3_000 && evidence.accusers.len() >= 2, "{evidence}");
+            let others = (0..4).map(|slot| node_name(slot).to_string()).collect::<Vec<_>>();
+            assert!(evidence.accusers.iter().all(|it| others.contains(&it.name) && it.asked == 3), "{evidence}");
+            own += u32::from(evidence.verdict.as_deref() == Some("own"));
+        }
+        assert!(own >= 1, "somebody gave the verdict");
+        net.start(4);
+        net.run_until("back", 20_000, |net| net.all_see_up(5));
+        assert!(net.node(0).status().members.iter().all(|member| member.evidence.is_none()));
+    }
+}
+
+#[test]
+fn the_fast_profile_is_fast_and_still_no_liar() {
+    let start = |seed: u64| {
+        let mut net = Net::new(seed);
+        for slot in 0..3 {
+            let settings = Settings { profile: Profile::Fast, ..net.settings(slot) };
+            net.start_as(slot, settings);
+        }
+        net.run_until("all are joined and up", 30_000, |net| net.all_see_up(3));
+        net.run(12_000);
+        net.trace.clear();
+        net
+    };
+    for seed in seeds(5) {
+        let mut net = start(seed);
+        net.loss = 0.05;
+        net.run(1_200_000);
+        assert_eq!(net.events(EventKind::MemberDown), []);
+    }
+    let mut times: Vec<_> = seeds(40)
+        .into_iter()
+        .map(|seed| {
+            let mut net = start(seed);
+            let pause = net.rng.random_range(0..5_000);
+            net.run(pause);
+            let killed = net.ms();
+            net.kill(seed as usize % 3);
+            net.run_until("all know", 10_000, |net| net.events(EventKind::MemberDown).len() == 2);
+            net.ms() - killed
+        })
+        .collect();
+    times.sort_unstable();
+    assert!(times[times.len() / 2] <= 2_500, "{times:?}");
 }
