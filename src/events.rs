@@ -27,10 +27,11 @@ pub struct Happening {
     pub number: u64,
     /// When this node learnt of it: RFC 3339, UTC.
     pub time: String,
-    /// An event's kind (`app-down`), or `joined`, `checked` (this node's own verdict on an application changed), `ended`
+    /// An event's kind (`app-down`), or `verdict` (why the member is down whose `member-down` comes next), `joined`, `checked` (this node's own verdict on an application changed), `ended`
     /// (a run of a handler, or what came of a delivery without one), `upgraded`, `rolled-back`, `upgrade-refused` (another
     /// version of a handler), `config-mismatch` (the member's handler differs from most nodes'), `config-agreed` (no longer),
-    /// `held`, `refused`, `rejoined`, `name-taken`.
+    /// `held`, `refused`, `cut-off` (most members were lost at once, so handlers wait), `reunited` (they go on), `rejoined`,
+    /// `name-taken`.
     pub kind: String,
     /// The event's id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,6 +93,9 @@ impl Happening {
                 member: event.member.as_ref().map(ToString::to_string),
                 ..kind(event.kind.as_str())
             },
+            Notice::Verdict { member, evidence } => {
+                Self { member: some(member), text: Some(evidence.to_string()), ..kind("verdict") }
+            }
             Notice::Health { app, state, reason } => Self {
                 app: some(app),
                 state: some(&state.as_str()),
@@ -138,6 +142,11 @@ impl Happening {
                 let text = format!("datagrams, the last from {from}, {count} in all: {refusal}");
                 Self { state: some(&refusal.as_str()), text: Some(text), ..kind("refused") }
             }
+            Notice::CutOff { lost, left } => {
+                let text = format!("lost {lost} members at once, {left} are left: handlers wait for a while");
+                Self { text: Some(text), ..kind("cut-off") }
+            }
+            Notice::Reunited { members } => Self { text: Some(format!("{members} members")), ..kind("reunited") },
             Notice::Rejoined { .. } => Self { text: some(&"was taken for dead and joined again"), ..kind("rejoined") },
             Notice::NameTaken { holder, .. } => {
                 let text = format!("another live node, at {holder}, has this node's name");

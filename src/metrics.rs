@@ -257,6 +257,7 @@ mod tests {
             state: state.into(),
             generation: 1,
             apps: vec![app(app_state)],
+            evidence: None,
         };
         Status {
             node: "a".into(),

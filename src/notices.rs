@@ -61,6 +61,12 @@ pub(crate) fn log(notice: &Notice) {
             let member = member.map(|name| name.as_str());
             tracing::info!(target: "picored::event", id = %event.id, app, member, "{}", event.kind);
         }
+        Notice::Verdict { member, evidence } => {
+            let by = evidence.accusers.iter().map(|accuser| accuser.name.as_str()).collect::<Vec<_>>().join(", ");
+            let (verdict, suspected_ms, text) =
+                (evidence.verdict.as_deref(), evidence.suspected_ms, evidence.to_string());
+            tracing::warn!(target: "picored::event", %member, suspected_by = by, suspected_ms, verdict, text, "verdict");
+        }
         Notice::Health { app, state: AppState::Down, reason } => {
             tracing::warn!(target: "picored::health", app = %app, state = "down", reason = %reason, "checked");
         }
@@ -97,6 +103,11 @@ pub(crate) fn log(notice: &Notice) {
             let (reason, hint) = (refusal.as_str(), refusal.to_string());
             tracing::warn!(target: "picored::gossip", reason, %from, count, hint, "datagrams refused");
         }
+        Notice::CutOff { lost, left } => {
+            let text = "most members are gone at once, as if this node were cut off: its handlers wait for a while";
+            tracing::warn!(target: "picored::node", lost, left, text, "cut-off");
+        }
+        Notice::Reunited { members } => tracing::info!(target: "picored::node", members, "reunited"),
         Notice::Rejoined { generation } => {
             tracing::warn!(target: "picored::node", generation, "was taken for dead and joined again");
         }

@@ -16,7 +16,8 @@ use std::thread::JoinHandle;
 use picored_core::name::AppName;
 use picored_core::node::Notice;
 use picored_core::status::{
-    AppStatus, HandlerStatus, LastRun, LastUpgrade, MemberStatus, MismatchStatus, MissingAsk, Status,
+    AccuserStatus, AppStatus, Evidence, HandlerStatus, LastRun, LastUpgrade, MemberStatus, MismatchStatus, MissingAsk,
+    Status,
 };
 use picored_core::time::Wall;
 use tokio::sync::{oneshot, watch};
@@ -321,6 +322,7 @@ fn status() -> Status {
         state: state.into(),
         generation,
         apps,
+        evidence: None,
     };
     let publish = vec!["203.0.113.5".parse().unwrap(), "2001:db8::5".parse().unwrap()];
     let last = LastRun {
@@ -332,13 +334,26 @@ fn status() -> Status {
         attempt: 2,
         run_ms: 12.34,
     };
+    let accuser = |name: &str, probe: &str, asked| AccuserStatus {
+        name: name.into(),
+        since: "2026-01-31T12:00:00.000Z".into(),
+        probe: probe.into(),
+        asked,
+    };
+    let evidence = Evidence {
+        suspected_since: Some("2026-01-31T12:00:00.000Z".into()),
+        accusers: vec![accuser("web1", "direct", 0), accuser("web3", "indirect", 2)],
+        down_since: Some("2026-01-31T12:00:04.120Z".into()),
+        suspected_ms: Some(4120),
+        verdict: Some("own".into()),
+    };
     Status {
         node: "web1".into(),
         cluster: "example".into(),
         state: "joined".into(),
         members: vec![
             member("web1", "alive", 7, vec![AppStatus { name: "www".into(), state: "up".into(), publish }]),
-            member("web2", "down", 8, Vec::new()),
+            MemberStatus { evidence: Some(evidence), ..member("web2", "down", 8, Vec::new()) },
         ],
         handlers: vec![HandlerStatus {
             name: "dns".into(),
@@ -377,6 +392,12 @@ web1  [2001:db8::7]:7946  alive  7           www up (203.0.113.5 2001:db8::5)
 web2  [2001:db8::8]:7946  down   8
 "
     );
+    assert!(said(&["members", "--verbose", "--socket", &node.socket]).ends_with(
+        "
+web2 down: suspected since 2026-01-31T12:00:00.000Z by web1 (direct), web3 (indirect, 2 asked), for 4.1 s; this node gave \
+         up waiting
+"
+    ));
 }
 
 #[test]

@@ -35,6 +35,7 @@ impl Place {
             state: "alive".into(),
             generation: 7,
             apps: vec![app],
+            evidence: None,
         };
         let status = Status { node: "web1".into(), members: vec![member], ..Status::default() };
         Self {

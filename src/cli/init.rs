@@ -134,7 +134,7 @@ name = {cluster}
 seeds = [{seeds}]
 # The same file on every node. `picored keygen` makes one.
 key_file = {key}
-# Between sites: slower to act, more patient.
+# Between sites: slower to act, more patient. Others: \"lan\" (the default), \"local\", \"fast\".
 # profile = \"wan\"
 
 # What is kept up: its addresses stay in the record while the check is good. One section for each application.

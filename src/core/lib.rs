@@ -11,6 +11,7 @@
 
 pub mod agreement;
 pub mod ask;
+pub mod broadcast;
 pub mod config;
 pub mod contacts;
 pub mod digest;

@@ -5,9 +5,7 @@
 //! with one peer now and then (see [`crate::node`]).
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::mpsc;
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -196,73 +194,20 @@ impl Records {
         self.by_node.get(node)
     }
 
+    /// Whether the member said that it leaves, in this life of its.
+    pub fn has_left(&self, member: &Identity) -> bool {
+        self.get(&member.name).and_then(|record| record.leaving).is_some_and(|left| left >= member.generation)
+    }
+
     /// All records, by node.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
         self.by_node.values()
     }
 }
 
-/// The key of a record among foca's broadcasts: a newer one of the same node takes an older one's place.
-#[derive(Debug)]
-pub struct BroadcastKey {
-    node: NodeName,
-    version: Version,
-}
-
-impl foca::Invalidates for BroadcastKey {
-    fn invalidates(&self, other: &Self) -> bool {
-        self.node == other.node && self.version >= other.version
-    }
-}
-
-/// Foca's side: decides what is passed on, and hands what came in to the node through a channel (foca owns its handler,
-/// and nothing is shared).
-#[derive(Debug)]
-pub struct Broadcasts {
-    own: NodeName,
-    versions: BTreeMap<NodeName, Version>,
-    news: mpsc::Sender<Record>,
-}
-
-impl Broadcasts {
-    /// For the node `own`. What comes in is sent to the receiver.
-    pub fn new(own: NodeName) -> (Self, mpsc::Receiver<Record>) {
-        let (news, receiver) = mpsc::channel();
-        (Self { own, versions: BTreeMap::new(), news }, receiver)
-    }
-}
-
-impl foca::BroadcastHandler<Identity> for Broadcasts {
-    type Key = BroadcastKey;
-    type Error = Infallible;
-
-    fn receive_item(&mut self, data: &[u8], sender: Option<&Identity>) -> Result<Option<BroadcastKey>, Infallible> {
-        // Something that a later version sends: not ours to read, nor to pass on.
-        let Ok(record) = postcard::from_bytes::<Record>(data) else { return Ok(None) };
-        let known = self.versions.get(&record.node);
-        let (is_new, version) = (known.is_none_or(|known| *known < record.version()), record.version());
-        let crowded = known.is_none() && self.versions.len() >= MAX_RECORDS;
-        if !is_new || crowded || data.len() > MAX_RECORD {
-            return Ok(None);
-        }
-        self.versions.insert(record.node.clone(), version);
-        let node = record.node.clone();
-        // From a peer: everybody's news. From here: only the own record is news to others; what was learnt by an
-        // exchange is noted, so that its broadcast is not taken for news a second time. A leave goes on in any case: foca
-        // passes on that the member is gone, and who hears that alone takes it for a failure.
-        let pass_on = sender.is_some() || node == self.own || record.leaving.is_some();
-        if sender.is_some() {
-            // The receiver lives as long as foca does; without it there is nobody to tell.
-            let _ = self.news.send(record);
-        }
-        Ok(pass_on.then_some(BroadcastKey { node, version }))
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use foca::{BroadcastHandler as _, Invalidates as _};
 
     pub(crate) fn record(node: &str, boot: u64, sequence: u64, state: AppState) -> Record {
         Record {
@@ -301,42 +246,5 @@ pub(crate) mod tests {
         }
         assert!(!records.take(record("late", 1, 1, AppState::Up)));
         assert!(records.take(record("n7", 1, 2, AppState::Up)), "known ones still are");
-    }
-
-    #[test]
-    fn broadcasts_pass_on_news_once() {
-        let peer =
-            Identity { name: NodeName::new("b").unwrap(), generation: 1, address: "127.0.0.1:1".parse().unwrap() };
-        let (mut broadcasts, news) = Broadcasts::new(NodeName::new("me").unwrap());
-        let bytes = record("a", 1, 1, AppState::Up).encode();
-        assert!(broadcasts.receive_item(&bytes, Some(&peer)).unwrap().is_some());
-        assert!(broadcasts.receive_item(&bytes, Some(&peer)).unwrap().is_none(), "no longer news");
-        assert_eq!(news.try_iter().count(), 1);
-        // Learnt by an exchange: noted, not passed on, nor handed back.
-        assert!(broadcasts.receive_item(&record("c", 1, 1, AppState::Up).encode(), None).unwrap().is_none());
-        assert!(broadcasts.receive_item(&record("c", 1, 1, AppState::Up).encode(), Some(&peer)).unwrap().is_none());
-        // That a member leaves is passed on however it was learnt.
-        let leaving = Record { leaving: Some(1), ..record("d", 1, 2, AppState::Up) };
-        assert!(broadcasts.receive_item(&leaving.encode(), None).unwrap().is_some());
-        // The own one is broadcast.
-        assert!(broadcasts.receive_item(&record("me", 1, 1, AppState::Up).encode(), None).unwrap().is_some());
-        assert_eq!(news.try_iter().count(), 0);
-    }
-
-    #[test]
-    fn garbage_is_neither_taken_nor_passed_on() {
-        let (mut broadcasts, news) = Broadcasts::new(NodeName::new("me").unwrap());
-        for data in [&b"\xff\xff\xff\xff"[..], b"x", &[0; 40]] {
-            assert!(broadcasts.receive_item(data, None).unwrap().is_none());
-        }
-        assert_eq!(news.try_iter().count(), 0);
-    }
-
-    #[test]
-    fn a_newer_broadcast_takes_the_older_ones_place() {
-        let key = |node: &str, version| BroadcastKey { node: NodeName::new(node).unwrap(), version };
-        assert!(key("a", (1, 2)).invalidates(&key("a", (1, 1))));
-        assert!(!key("a", (1, 1)).invalidates(&key("a", (1, 2))));
-        assert!(!key("b", (1, 2)).invalidates(&key("a", (1, 1))));
     }
 }

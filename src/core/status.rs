@@ -2,6 +2,7 @@
 //!
 //! Plain data with stable names; programs read it as JSON.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,63 @@ pub struct MemberStatus {
     pub generation: u64,
     /// Its applications, by name.
     pub apps: Vec<AppStatus>,
+    /// Why it is suspected or down, as far as this node knows; none while it is alive or has left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// What is held against a member that is suspected or down. What this node cannot know is not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Since when this node knows that it is suspected: RFC 3339, UTC. None if this node only heard that it is down.
+    pub suspected_since: Option<String>,
+    /// The members whose own probes it did not answer, in the order in which this node learnt of it; the first four at
+    /// most. None of them: somebody suspects it, and this node has not heard who.
+    pub accusers: Vec<AccuserStatus>,
+    /// Since when this node holds it for down: RFC 3339, UTC. None while it is only suspected.
+    pub down_since: Option<String>,
+    /// How long it was suspected before, in milliseconds.
+    pub suspected_ms: Option<u64>,
+    /// `own` if this node waited for a refutal until the end; `heard` if another did, which is not known. None while it is
+    /// only suspected.
+    pub verdict: Option<String>,
+}
+
+/// A member whose own probe of another was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccuserStatus {
+    /// Its name.
+    pub name: String,
+    /// When this node learnt of it: RFC 3339, UTC.
+    pub since: String,
+    /// `direct`, or `indirect` if others were asked to reach the suspect as well.
+    pub probe: String,
+    /// How many others were asked.
+    pub asked: u8,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.suspected_since {
+            Some(since) => write!(f, "suspected since {since}")?,
+            None => f.write_str("never suspected here")?,
+        }
+        for (index, AccuserStatus { name, probe, asked, .. }) in self.accusers.iter().enumerate() {
+            f.write_str(if index == 0 { " by " } else { ", " })?;
+            match asked {
+                0 => write!(f, "{name} ({probe})")?,
+                _ => write!(f, "{name} ({probe}, {asked} asked)")?,
+            }
+        }
+        if let Some(ms) = self.suspected_ms {
+            write!(f, ", for {}.{} s", ms / 1000, ms % 1000 / 100)?;
+        }
+        match self.verdict.as_deref() {
+            Some("own") => f.write_str("; this node gave up waiting"),
+            Some(_) => f.write_str("; another member said that it is down"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One application on a member.

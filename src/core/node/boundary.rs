@@ -16,7 +16,7 @@ use crate::ledger::{Delivery, Outcome};
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::record::{AppState, MAX_RECORD};
 use crate::snapshot::Snapshot;
-use crate::status::MissingAsk;
+use crate::status::{Evidence, MissingAsk};
 use crate::versions::Takeover;
 
 /// What a node starts with.
@@ -192,6 +192,13 @@ pub enum Notice {
     },
     /// Something happened in the cluster.
     Event(Event),
+    /// Why the member is down whose `member-down` comes next.
+    Verdict {
+        /// Who.
+        member: NodeName,
+        /// By whom it was suspected, and for how long.
+        evidence: Box<Evidence>,
+    },
     /// This node's own verdict on an application changed.
     Health {
         /// Which.
@@ -263,6 +270,18 @@ pub enum Notice {
         from: SocketAddr,
         /// How many in all, for this reason.
         count: u64,
+    },
+    /// Most others were lost at once, as if this node itself were cut off: its handlers wait for a while.
+    CutOff {
+        /// So many.
+        lost: usize,
+        /// So many are left, this node among them.
+        left: usize,
+    },
+    /// Enough of those that were lost are back: its handlers go on.
+    Reunited {
+        /// So many members are active, this node among them.
+        members: usize,
     },
     /// The cluster took this node for dead; it has a new identity now.
     Rejoined {

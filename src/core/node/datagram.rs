@@ -87,6 +87,8 @@ impl Node {
             return self.refuse(now.at, from, Refusal::Malformed);
         };
         self.count("accepted");
+        self.answer_doubts(now.at, from, sender);
+        let generation = self.membership.identity().generation;
         match message {
             Message::Gossip(data) => {
                 if self.membership.handle_data(now.at, &data).is_err() {
@@ -109,7 +111,12 @@ impl Node {
             Message::Response { nonce } => self.exchange.note_response(sender, nonce),
             Message::Digest(digest) => self.on_digest(now.at, from, sender, &digest),
             Message::Entries(entries) => self.on_entries(now.at, entries),
-            Message::Suspected { identity, incarnation } => self.membership.refute(now.at, &identity, incarnation),
+            Message::Suspected { identity, incarnation } => {
+                self.membership.refute(now.at, &identity, incarnation, sender);
+            }
+        }
+        if self.membership.identity().generation != generation && self.may_run() {
+            self.reunite(now.at, sender, from);
         }
     }
 

@@ -36,6 +36,11 @@ impl Node {
         self.is_joined() && self.leaving.is_none()
     }
 
+    /// Whether runs may start now.
+    pub(super) fn may_start(&self) -> bool {
+        self.is_ready() && !self.heal.holds_handlers()
+    }
+
     /// Looks at the cluster anew and draws the consequences of what changed.
     pub(super) fn refresh(&mut self, now: Now) {
         let own = self.membership.identity().clone();
@@ -49,8 +54,7 @@ impl Node {
         };
         let facts = self.membership.members().map(|(identity, standing)| {
             let record = self.records.get(&identity.name);
-            let left = record.and_then(|record| record.leaving).is_some_and(|left| left >= identity.generation);
-            let state = match (left, standing.down, standing.suspect) {
+            let state = match (self.records.has_left(identity), standing.down, standing.suspect) {
                 (true, ..) => MemberState::Left,
                 (_, true, _) => MemberState::Down,
                 (_, _, true) => MemberState::Suspect,
@@ -67,6 +71,10 @@ impl Node {
         if self.may_run() {
             self.settle_in(now.at);
             for event in &events {
+                let member = event.member.as_ref().filter(|_| event.kind == EventKind::MemberDown);
+                if let Some((member, evidence)) = member.and_then(|name| Some((name, self.evidence(now, name)?))) {
+                    self.notice(Notice::Verdict { member: member.clone(), evidence: Box::new(evidence) });
+                }
                 self.notice(Notice::Event(event.clone()));
                 self.offer(now.at, event);
             }
@@ -251,7 +259,7 @@ impl Node {
 
     /// Starts what is due.
     pub(super) fn dispatch(&mut self, now: Now) {
-        while self.is_ready() && self.runs_from.is_some_and(|from| from <= now.at) {
+        while self.may_start() && self.runs_from.is_some_and(|from| from <= now.at) {
             let Some(delivery) = self.ledger.start(now.at) else { return };
             // The members may have changed since it was put in line: its new runner has taken the scope over.
             if !self.runs(&delivery.key, delivery.event.member.as_ref()) {

@@ -55,10 +55,10 @@ struct Peer {
 }
 
 /// From and to, both included; `None`: the end of all names.
-type Range = (Option<NodeName>, Option<NodeName>);
+pub(super) type Range = (Option<NodeName>, Option<NodeName>);
 
 /// Whether the ranges leave no gap. Neighbours share a name.
-fn cover_everything(ranges: &[Range]) -> bool {
+pub(super) fn cover_everything(ranges: &[Range]) -> bool {
     let mut sorted: Vec<_> = ranges.iter().collect();
     sorted.sort();
     let mut reached: Option<&NodeName> = None;
@@ -194,6 +194,7 @@ impl Node {
             self.compare_while_joining(now);
         }
         let wait = if joined { self.jittered(LOOK_FOR_MISSING) } else { RETRY };
+        let wait = self.heal.look_after(now).map_or(wait, |soon| soon.min(wait));
         self.exchange.next_contact = now + wait;
     }
 
@@ -268,6 +269,7 @@ impl Node {
             return;
         }
         let to = identity.address;
+        self.note_answer(now, &identity);
         self.exchange.peers.entry(identity.name.clone()).or_default().address = Some(to);
         self.membership.announce(now, identity);
         self.send_digest(to, None, None, true);
@@ -306,7 +308,7 @@ impl Node {
         let line = |node: &NodeName| DigestLine { node: node.clone(), standing: None, record: None };
         let own = self.membership.identity();
         let own_standing = own_standing(own);
-        let members = self.membership.members().chain([(own, own_standing)]);
+        let members = self.membership.told().chain([(own, own_standing)]);
         for (identity, standing) in members.filter(|(identity, _)| in_range(&identity.name)) {
             lines.entry(identity.name.clone()).or_insert_with(|| line(&identity.name)).standing = Some(standing);
         }
@@ -393,6 +395,8 @@ impl Node {
                 peer.matched.push((digest.from.clone(), digest.to.clone()));
                 self.consider_joined(now);
             }
+        } else if !behind {
+            self.note_match(now, sender, (digest.from.clone(), digest.to.clone()));
         }
     }
 
@@ -421,12 +425,12 @@ impl Node {
         }
     }
 
-    fn entry(&self, name: &NodeName, standing: bool, record: bool) -> Entry {
+    pub(super) fn entry(&self, name: &NodeName, standing: bool, record: bool) -> Entry {
         let member = if *name == self.settings.name {
             let own = self.membership.identity();
             Some((own.clone(), own_standing(own)))
         } else {
-            let found = self.membership.members().find(|(identity, _)| identity.name == *name);
+            let found = self.membership.told().find(|(identity, _)| identity.name == *name);
             found.map(|(identity, standing)| (identity.clone(), standing))
         };
         Entry { member: member.filter(|_| standing), record: self.records.get(name).filter(|_| record).cloned() }
@@ -462,7 +466,8 @@ impl Node {
         for Entry { member, record } in entries {
             // Of this node itself only its own death is news: foca refutes it.
             members.extend(member.filter(|(identity, standing)| {
-                identity.name != own.name || (*identity == own && (standing.down || standing.suspect))
+                let is_other = identity.name != own.name && !(standing.down && self.is_with_me(identity));
+                is_other || (*identity == own && (standing.down || standing.suspect))
             }));
             if let Some(record) = record.filter(|record| record.node != own.name) {
                 self.membership.broadcast(now, &record);

@@ -9,7 +9,9 @@ mod agree;
 mod boundary;
 mod datagram;
 mod deliver;
+mod evidence;
 mod exchange;
+mod heal;
 mod leave;
 mod manual;
 mod reconfigure;
@@ -46,11 +48,10 @@ pub use self::reconfigure::Reconfiguration;
 
 /// What a message's own tag and length add to a packet of foca's.
 const MESSAGE_OVERHEAD: usize = 4;
-/// How often suspects are told that they are suspected, and the view is compared with foca's list.
-const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum Tick {
+    /// Suspects are told that they are suspected, and the view is compared with foca's list.
     Look,
     Exchange,
     LookAgain(ScopeKey),
@@ -95,10 +96,13 @@ pub struct Node {
     held: std::collections::BTreeSet<AppName>,
     next_local_event: u64,
     exchange: exchange::State,
+    heal: heal::State,
     leaving: Option<leave::Leaving>,
     datagrams: BTreeMap<&'static str, u64>,
     refusals_told: HashMap<Refusal, Instant>,
     dirty: bool,
+    /// The time of the last call.
+    seen: Now,
     timers: TimerQueue<Tick>,
     outputs: VecDeque<Output>,
     rng: StdRng,
@@ -130,10 +134,12 @@ impl Node {
             held: Default::default(),
             next_local_event: 0,
             exchange: exchange::State::new(now.at, &settings),
+            heal: heal::State::default(),
             leaving: None,
             datagrams: BTreeMap::new(),
             refusals_told: HashMap::new(),
             dirty: true,
+            seen: now,
             timers: TimerQueue::default(),
             outputs: VecDeque::new(),
             rng,
@@ -143,7 +149,7 @@ impl Node {
         record_fits(&record, node.handler_tags())?;
         node.membership.broadcast(now.at, &record);
         node.records.take(record);
-        node.timers.push(now.at + LOOK, Tick::Look);
+        node.timers.push(now.at + node.membership.look_every(), Tick::Look);
         node.timers.push(now.at + exchange::PERIOD, Tick::Exchange);
         for handler in node.settings.handlers.clone() {
             node.schedule_reconcile(now.at, &handler);
@@ -193,13 +199,15 @@ impl Node {
         if self.leaving.is_none() && self.exchange.next_contact() <= now.at {
             self.contact(now.at);
         }
+        self.heal_due(now.at);
         self.reconcile_due(now);
         while let Some(tick) = self.timers.pop_due(now.at) {
             match tick {
                 Tick::Look => {
+                    self.membership.look_at_suspects(now.at);
                     self.tell_suspects();
                     self.dirty = true;
-                    self.timers.push(now.at + LOOK, Tick::Look);
+                    self.timers.push(now.at + self.membership.look_every(), Tick::Look);
                 }
                 Tick::Exchange => self.exchange_with_somebody(now.at),
                 Tick::LookAgain(key) => self.on_look_again(now, &key),
@@ -213,10 +221,11 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let health = self.health.iter().filter(|_| self.leaving.is_none()).filter_map(Health::poll_timeout).min();
         let ledger =
-            self.runs_from.filter(|_| self.may_run()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
+            self.runs_from.filter(|_| self.may_start()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         let reconcile = self.books.values().map(|book| book.reconcile_at).min();
-        let own = [self.timers.next_at(), self.membership.poll_timeout(), contact, health, ledger, reconcile];
+        let heal = self.heal.poll_timeout();
+        let own = [self.timers.next_at(), self.membership.poll_timeout(), contact, health, heal, ledger, reconcile];
         own.into_iter().flatten().min()
     }
 
@@ -227,11 +236,15 @@ impl Node {
 
     /// Brings everything in line after an input: the one place where consequences are drawn.
     fn settle(&mut self, now: Now) {
+        self.seen = now;
         for record in self.membership.take_news() {
             self.dirty |= self.records.take(record);
         }
         let changes = self.membership.take_changes();
-        self.dirty |= changes.members;
+        if changes.members {
+            self.note_losses(now.at);
+            self.dirty = true;
+        }
         if changes.rejoined {
             let generation = self.membership.identity().generation;
             self.outputs.push_back(Output::RaiseGeneration(generation));

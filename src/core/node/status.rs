@@ -1,6 +1,7 @@
 //! What a node says of itself when asked.
 
 use super::Node;
+use crate::snapshot::MemberState;
 use crate::status::{AppStatus, HandlerStatus, MemberStatus, MismatchStatus, Status};
 
 /// The state of a handler that is ready, but not what most nodes hold it to be.
@@ -19,6 +20,7 @@ impl Node {
             address: member.address.to_string(),
             state: member.state.to_string(),
             generation: member.generation,
+            evidence: self.evidence(self.seen, name).filter(|_| member.state != MemberState::Left),
             apps: member
                 .apps
                 .iter()

@@ -171,6 +171,16 @@ fn the_sample_gives_its_values() {
 }
 
 #[test]
+fn each_profile_is_taken_by_its_name() {
+    let (_, written) = configs("valid").into_iter().find(|(name, _)| name == "sample.toml").expect("the sample");
+    for (name, profile) in Profile::NAMES {
+        let text = written.replace("profile = \"wan\"", &format!("profile = \"{name}\""));
+        assert!(text.contains(name));
+        assert_eq!(Config::parse(&text).expect("a valid config").cluster.profile, profile, "{name}");
+    }
+}
+
+#[test]
 fn what_is_left_out_has_its_default() {
     let config = valid("least.toml");
     assert_eq!(config.node.bind.to_string(), "0.0.0.0:7946");
@@ -231,6 +241,7 @@ fn remedies_name_what_was_meant() {
         ("bind-mapped.toml", "write the address as 127.0.0.1"),
         ("no-key.toml", "picored keygen"),
         ("profile.toml", "did you mean `wan`?"),
+        ("profile-far.toml", "`lan`, `wan`, `local`, `fast`"),
         ("on.toml", "did you mean `app-up`?"),
         ("list-as-section.toml", "write [[app]], with two brackets"),
         ("section-as-list.toml", "write [node]"),

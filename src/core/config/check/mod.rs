@@ -168,14 +168,14 @@ fn cluster(table: &Table<'_>, findings: &mut Findings) -> Result<Cluster, Report
     });
     let key_file = value::path(table, "key_file", findings);
     let profile = match table.text("profile", findings) {
-        Ok(Some(text)) => match *text.get_ref() {
-            "lan" => Ok(Profile::Lan),
-            "wan" => Ok(Profile::Wan),
-            other => {
-                let message = format!("there is no `profile` \"{}\"", quoted(other));
-                Err(findings.report(text.span(), message, did_you_mean(other, &["lan", "wan"])))
-            }
-        },
+        Ok(Some(text)) => {
+            let found = Profile::NAMES.iter().find(|(name, _)| name == text.get_ref());
+            found.map(|(_, profile)| *profile).ok_or_else(|| {
+                let message = format!("there is no `profile` \"{}\"", quoted(text.get_ref()));
+                let names = Profile::NAMES.map(|(name, _)| name);
+                findings.report(text.span(), message, did_you_mean(text.get_ref(), &names))
+            })
+        }
         Ok(None) => Ok(Profile::default()),
         Err(reported) => Err(reported),
     };

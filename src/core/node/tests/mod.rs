@@ -1,6 +1,8 @@
 //! Whole nodes against each other on a virtual network.
 
+mod accuracy;
 mod agree;
+mod heal;
 mod hostile;
 mod net;
 mod reload;

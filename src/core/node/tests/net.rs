@@ -67,6 +67,10 @@ pub(super) struct Net {
     pub(super) loss: f64,
     /// Pairs of slots that cannot reach each other.
     pub(super) cut: BTreeSet<(usize, usize)>,
+    /// How much longer all takes that a slot sends, and all that is sent to it.
+    pub(super) delays: BTreeMap<usize, Duration>,
+    /// Slots that get no CPU until then: what comes for them waits.
+    stalled: BTreeMap<usize, Instant>,
     /// How the runs of a node end; default: done.
     pub(super) run_ends: BTreeMap<usize, RunEnd>,
     pub(super) run_takes: Duration,
@@ -132,6 +136,8 @@ impl Net {
             arrivals: TimerQueue::default(),
             loss: 0.0,
             cut: BTreeSet::new(),
+            delays: BTreeMap::new(),
+            stalled: BTreeMap::new(),
             run_ends: BTreeMap::new(),
             run_takes: Duration::from_millis(20),
             versions: BTreeMap::new(),
@@ -290,6 +296,22 @@ impl Net {
         taken
     }
 
+    /// Cuts a slot off from all others.
+    pub(super) fn isolate(&mut self, slot: usize) {
+        let others = (0..self.slots.len()).filter(|other| *other != slot);
+        self.cut = others.map(|other| (slot.min(other), slot.max(other))).collect();
+    }
+
+    /// Gives a slot no CPU for so long.
+    pub(super) fn stall(&mut self, slot: usize, ms: u64) {
+        self.stalled.insert(slot, self.now + Duration::from_millis(ms));
+    }
+
+    /// Until when this slot gets no CPU, if it gets none now.
+    fn stalled_until(&self, slot: usize) -> Option<Instant> {
+        self.stalled.get(&slot).copied().filter(|until| *until > self.now)
+    }
+
     /// Delivers bytes as they are.
     pub(super) fn inject(&mut self, to: usize, from: SocketAddr, data: Vec<u8>) {
         self.handle(to, Input::Datagram { from, data });
@@ -307,7 +329,10 @@ impl Net {
                     if let Some(recorded) = &mut self.recorded {
                         recorded.push((from, to, data.clone()));
                     }
-                    let delay = Duration::from_micros(self.rng.random_range(100..3000));
+                    let mut delay = Duration::from_micros(self.rng.random_range(100..3000));
+                    for (slow, more) in &self.delays {
+                        delay += if *slow == slot || address(*slow) == to { *more } else { Duration::ZERO };
+                    }
                     if !self.rng.random_bool(self.loss) {
                         self.arrivals.push(self.now + delay, Arrival::Datagram { to, from, data });
                     }
@@ -353,7 +378,13 @@ impl Net {
     }
 
     fn step(&mut self, end: Instant) -> bool {
-        let timeouts = self.slots.iter().filter_map(|slot| slot.node.as_ref()?.poll_timeout()).min();
+        // What has come in counts before what is overdue, as the driver has it: who gets CPU again looks at that first.
+        let woken = |slot: usize, at: Instant| {
+            self.stalled_until(slot).map_or(at, |until| at.max(until + Duration::from_millis(1)))
+        };
+        let timeouts = self.slots.iter().enumerate();
+        let timeouts =
+            timeouts.filter_map(|(index, slot)| Some(woken(index, slot.node.as_ref()?.poll_timeout()?))).min();
         let Some(next) = [timeouts, self.arrivals.next_at()].into_iter().flatten().min() else { return false };
         if next > end {
             return false;
@@ -361,6 +392,9 @@ impl Net {
         self.now = self.now.max(next);
         for slot in 0..self.slots.len() {
             let now = self.now();
+            if self.stalled_until(slot).is_some() {
+                continue;
+            }
             if let Some(node) = &mut self.slots[slot].node
                 && node.poll_timeout().is_some_and(|at| at <= now.at)
             {
@@ -381,6 +415,9 @@ impl Net {
             Arrival::Datagram { to, from, data } => {
                 let slot_of = |address| self.slots.iter().rposition(|slot| slot.address == address);
                 let Some(target) = slot_of(to) else { return };
+                if let Some(until) = self.stalled_until(target) {
+                    return self.arrivals.push(until, Arrival::Datagram { to, from, data });
+                }
                 let source = slot_of(from).unwrap_or(usize::MAX);
                 let pair = (target.min(source), target.max(source));
                 if !self.cut.contains(&pair) {

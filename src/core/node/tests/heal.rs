@@ -1,0 +1,64 @@
+//! Coming back: what a node that was cut off believes, tells and does when its cable is in again.
+
+use rand::RngExt;
+
+use super::super::Notice;
+use super::net::{Net, What, node_name, seeds, wanted};
+use crate::event::{EventKind, RunEnd};
+
+/// The members that `by` held for down since the trace began.
+fn downs(net: &Net, by: impl Fn(usize) -> bool) -> Vec<(usize, String)> {
+    net.events(EventKind::MemberDown).into_iter().filter(|(node, _)| by(*node)).collect()
+}
+
+#[test]
+fn a_node_whose_cable_was_out_takes_nothing_out_when_it_is_in_again() {
+    for seed in seeds(100) {
+        let (mut net, slot) = (Net::settled(seed, 5), seed as usize % 5);
+        net.isolate(slot);
+        // Neither does it reach the DNS provider: what it wants written waits for the cable.
+        net.run_ends.insert(slot, RunEnd::Retry("unreachable".into()));
+        let out_for = net.rng.random_range(6_000..25_000);
+        net.run(out_for);
+        net.trace.clear();
+        net.cut.clear();
+        net.run_ends.remove(&slot);
+        let back = net.ms();
+        net.run_until("its view is right", 2_000, |net| {
+            (0..5).all(|other| net.sees(slot, other).is_some_and(|state| state == "alive"))
+        });
+        let healed = net.ms() - back;
+        net.run_until("all have it back", 2_000, |net| net.all_see_up(5));
+        net.run(30_000);
+        for (at_ms, node, run) in net.runs().into_iter().filter(|(_, node, _)| *node == slot) {
+            let event = &run.delivery.event.id;
+            assert_eq!(wanted(run).len(), 5, "{} at {at_ms} for {event}, back at {back}", node_name(node));
+        }
+        assert_eq!(downs(&net, |_| true), [], "out for {out_for}, healed after {healed}");
+        let rejoined = |line: &super::net::Line| matches!(line.what, What::Notice(Notice::Rejoined { .. }));
+        let renewed = net.trace.iter().filter(|line| rejoined(line) && line.node != slot).count();
+        assert_eq!(renewed, 0, "nobody else has to prove that it lives");
+        assert_eq!(net.record, net.healthy());
+    }
+}
+
+#[test]
+fn halves_that_meet_again_take_nobody_for_dead() {
+    for seed in seeds(8) {
+        for (left, right) in [(1, 1), (1, 2), (1, 4), (2, 3), (2, 2), (3, 4)] {
+            let mut net = Net::settled(seed, left + right);
+            net.cut = (0..left).flat_map(|a| (left..left + right).map(move |b| (a, b))).collect();
+            let out_for = net.rng.random_range(20_000..150_000);
+            net.run(out_for);
+            net.trace.clear();
+            net.cut.clear();
+            net.run_until("healed", 5_000, |net| net.all_see_up(left + right));
+            net.run(30_000);
+            // Of two equal halves neither knows better.
+            if left != right {
+                assert_eq!(downs(&net, |_| true), [], "{left}|{right}, out for {out_for}");
+            }
+            assert_eq!(net.record, net.healthy());
+        }
+    }
+}
