@@ -6,6 +6,7 @@
 //! does not tell.
 
 use foca::{AccumulatingRuntime, Foca, Identity as _, Member, PostcardCodec, State};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::suspicion::Suspicions;
@@ -20,11 +21,21 @@ impl Membership {
         self.is_cut_off = is_cut_off;
     }
 
+    /// The cluster took this node for dead while it held most others for dead: foca has a new identity, but would spread
+    /// its old verdicts under it. Of that nothing is sent.
+    pub(super) fn begin_anew_if_needed(&mut self, now: Instant, sent_before: usize) {
+        if std::mem::take(&mut self.shall_begin_anew) {
+            self.sends.truncate(sent_before);
+            self.begin_anew(now);
+        }
+    }
+
     /// Forgets its own verdicts, and takes a new identity. What was to be spread is forgotten with them: the caller says
     /// anew what it has to say of itself.
-    pub fn begin_anew(&mut self, now: Instant, rng: StdRng) {
+    pub fn begin_anew(&mut self, now: Instant) {
         let Some(identity) = self.identity().renew() else { return };
         let own = identity.name.clone();
+        let rng = StdRng::from_rng(&mut self.rng);
         let (broadcasts, news) = Broadcasts::new(own.clone());
         let config = config(&self.tempo, self.sized_for, self.max_packet);
         let foca = Foca::with_custom_broadcast(identity, config, rng, PostcardCodec, broadcasts);

@@ -15,6 +15,7 @@ use super::{Membership, config};
 use crate::broadcast::{Accusation, News, Probe};
 use crate::identity::Identity;
 use crate::name::NodeName;
+use crate::record::RENEWALS;
 use crate::time::Instant;
 
 /// A process that comes so much too late stood still: all suspects get their whole time anew. Half of that time if that
@@ -223,8 +224,9 @@ impl Membership {
             self.suspicions.was_wrong(now, &wrong);
         }
         for verdict in self.verdicts.extract_if(.., |name, _| has_returned(name)).map(|(_, verdict)| verdict) {
-            // The next generation is the same process, which had to prove that it lives.
-            let is_renewed = active.get(&verdict.identity.name).copied() == verdict.identity.generation.checked_add(1);
+            // One of the next generations is the same process, which had to prove that it lives.
+            let returned = active.get(&verdict.identity.name).copied().unwrap_or_default();
+            let is_renewed = returned.saturating_sub(verdict.identity.generation) <= RENEWALS;
             if let Some(wrong) = verdict.suspicion.filter(|_| is_renewed) {
                 self.suspicions.was_wrong(now, &wrong);
             }

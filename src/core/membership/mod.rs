@@ -18,6 +18,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use foca::{AccumulatingRuntime, Codec, Foca, Member, Message, OwnedNotification, PostcardCodec, State};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use self::doubt::ProbeUnderWay;
@@ -73,6 +74,10 @@ pub struct Membership {
     unsure: Vec<Identity>,
     /// Whether this node holds most others for dead, and so tells nobody of it.
     is_cut_off: bool,
+    /// Foca has taken a new identity, and what it was about to spread is not to be.
+    shall_begin_anew: bool,
+    /// Where the randomness of the next foca comes from.
+    rng: StdRng,
     news: mpsc::Receiver<News>,
     records: Vec<Record>,
     sends: Vec<(Identity, Vec<u8>)>,
@@ -86,7 +91,8 @@ pub struct Membership {
 
 impl Membership {
     /// A node alone. `max_packet` is what the envelope leaves of a datagram, in bytes.
-    pub fn new(identity: Identity, profile: Profile, max_packet: usize, rng: StdRng) -> Self {
+    pub fn new(identity: Identity, profile: Profile, max_packet: usize, mut rng: StdRng) -> Self {
+        let own_rng = StdRng::from_rng(&mut rng);
         let tempo = tempo(profile);
         let (broadcasts, news) = Broadcasts::new(identity.name.clone());
         let config = config(&tempo, 1, max_packet);
@@ -106,6 +112,8 @@ impl Membership {
             incarnation: 0,
             unsure: Vec::new(),
             is_cut_off: false,
+            shall_begin_anew: false,
+            rng: own_rng,
             news,
             records: Vec::new(),
             sends: Vec::new(),
@@ -155,9 +163,11 @@ impl Membership {
 
     /// A packet of foca's came in. An error means that it was malformed or not meant for this node.
     pub fn handle_data(&mut self, now: Instant, data: &[u8]) -> Result<(), foca::Error> {
+        let sent = self.sends.len();
         let result = self.foca.handle_data(data, &mut self.runtime);
         self.collect(now);
         self.take_in_news(now);
+        self.begin_anew_if_needed(now, sent);
         result
     }
 
@@ -212,8 +222,10 @@ impl Membership {
     /// Takes over what a peer knows. Foca's own rules decide what is news.
     pub fn apply(&mut self, now: Instant, members: Vec<(Identity, Standing)>) {
         let members = members.into_iter().map(|(identity, standing)| member(identity, standing));
+        let sent = self.sends.len();
         let _ = self.foca.apply_many(members, true, &mut self.runtime);
         self.collect(now);
+        self.begin_anew_if_needed(now, sent);
     }
 
     /// Spreads this node's own record, or notes one that an exchange brought.
@@ -258,6 +270,7 @@ impl Membership {
                 OwnedNotification::Rejoin(_) => {
                     self.changes.rejoined = true;
                     self.incarnation = 0;
+                    self.shall_begin_anew |= self.is_cut_off;
                 }
                 _ => {}
             }

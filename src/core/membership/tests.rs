@@ -195,6 +195,25 @@ fn a_suspected_node_refutes() {
 }
 
 #[test]
+fn a_refutal_goes_straight_to_whoever_asked_for_it() {
+    let names = ["b", "c", "d", "e", "f", "g", "h"];
+    for asker in names {
+        let mut a = node("a");
+        a.apply(at(0), names.map(|name| alive(name, 1)).into());
+        a.take_sends();
+        a.refute(at(1), &identity("a", 1), 0, &identity(asker, 1).name);
+        let answers: Vec<_> = a.take_sends().into_iter().filter(|(to, _)| to.name.as_str() == asker).collect();
+        let [(_, data)] = &answers[..] else { panic!("one answer: {answers:?}") };
+        let mut b = node(asker);
+        b.apply(at(0), vec![alive("a", 1)]);
+        b.apply(at(0), vec![(identity("a", 1), Standing { suspect: true, ..own_standing(&identity("a", 1)) })]);
+        assert_eq!(b.suspects().count(), 1);
+        b.handle_data(at(2), data).unwrap();
+        assert_eq!(b.suspects().count(), 0);
+    }
+}
+
+#[test]
 fn a_restart_is_a_new_life_of_the_same_member() {
     let mut a = node("a");
     a.apply(at(0), vec![alive("b", 1)]);

@@ -9,9 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-
 use super::exchange::{RETRY, Range, cover_everything};
 use super::{Node, Notice};
 use crate::identity::Identity;
@@ -49,7 +46,7 @@ pub(super) struct State {
     down: BTreeSet<NodeName>,
     /// Those among them that this node has seen alive, and when it lost them.
     lost: BTreeMap<NodeName, Instant>,
-    /// Since when at least as many are down as are left, this node among them.
+    /// Since when at least as many are down or suspected as are left, this node among them.
     cut_off_since: Option<Instant>,
     held_until: Option<Instant>,
     reunion: Option<Reunion>,
@@ -74,7 +71,7 @@ impl State {
 }
 
 impl Node {
-    /// The members are others than before: is it still the others that are gone, or this node? Asked before the view takes
+    /// The members are others than before, or may be: is it still the others that are gone, or this node? Asked before the view takes
     /// the change in.
     pub(super) fn note_losses(&mut self, now: Instant) {
         let down =
@@ -82,12 +79,14 @@ impl Node {
         let down: BTreeSet<_> = down.map(|(identity, _)| identity.name.clone()).collect();
         let was_there = |name: &&NodeName| self.view.members().get(*name).is_some_and(|it| it.state.is_active());
         let newly: Vec<_> = down.difference(&self.heal.down).filter(was_there).cloned().collect();
-        let left = self.membership.active().count() + 1;
+        // Who is suspected answers as little as who is down.
+        let suspects = self.membership.suspects().count();
+        let left = self.membership.active().count() + 1 - suspects;
         let heal = &mut self.heal;
         heal.lost.retain(|name, _| down.contains(name));
         heal.lost.extend(newly.into_iter().map(|name| (name, now)));
         heal.down = down;
-        let is_cut_off = heal.down.len() >= left;
+        let is_cut_off = !heal.down.is_empty() && heal.down.len() + suspects >= left;
         if !is_cut_off {
             heal.cut_off_since = None;
         } else if heal.cut_off_since.is_none() {
@@ -96,7 +95,8 @@ impl Node {
         }
         self.membership.set_cut_off(is_cut_off);
         let at_once = heal.lost.values().filter(|lost| now.since(**lost) < AT_ONCE).count();
-        let until = heal.lost.values().max().map(|last| *last + HOLD).filter(|_| at_once > left);
+        let has_lost_most = at_once > 0 && at_once + suspects > left;
+        let until = heal.lost.values().max().map(|last| *last + HOLD).filter(|_| has_lost_most);
         let until = until.filter(|until| *until > now);
         let was_held = std::mem::replace(&mut heal.held_until, until).is_some();
         match (was_held, until) {
@@ -139,11 +139,7 @@ impl Node {
             return;
         }
         drop(down);
-        let rng = StdRng::from_rng(&mut self.rng);
-        self.membership.begin_anew(now, rng);
-        if let Some(record) = self.records.get(&self.settings.name) {
-            self.membership.broadcast(now, record);
-        }
+        self.membership.begin_anew(now);
     }
 
     /// This node was away and has a new identity: what `peer` holds is what it has to know before it does anything.

@@ -205,6 +205,7 @@ impl Node {
             match tick {
                 Tick::Look => {
                     self.membership.look_at_suspects(now.at);
+                    self.note_losses(now.at);
                     self.tell_suspects();
                     self.dirty = true;
                     self.timers.push(now.at + self.membership.look_every(), Tick::Look);
@@ -250,6 +251,10 @@ impl Node {
             self.outputs.push_back(Output::RaiseGeneration(generation));
             self.notice(Notice::Rejoined { generation });
             self.exchange.contact_soon(now.at);
+            // What was to be spread may be forgotten.
+            if let Some(record) = self.records.get(&self.settings.name) {
+                self.membership.broadcast(now.at, record);
+            }
             if self.leaving.is_some() {
                 // Who leaves says which life of it does.
                 self.change_own_record(now.at);
