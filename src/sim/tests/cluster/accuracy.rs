@@ -1,0 +1,127 @@
+//! Nobody is called down who is up, and who is down is called so in time.
+
+use std::time::Duration;
+
+use picored_sim::{Report, Scenario, System, Template};
+use rand::RngExt;
+
+use super::{length, lossy, nodes, secs, seeds};
+
+fn scenario(seed: u64, nodes: usize, loss: f64, length: Duration) -> Scenario {
+    Scenario {
+        seed,
+        system: System::Picored,
+        template: Template::website(),
+        nodes,
+        stagger: Duration::from_millis(100),
+        conditions: lossy(loss),
+        length,
+        faults: Vec::new(),
+    }
+}
+
+fn nobody_is_called_down(loss: f64) {
+    for seed in seeds(2) {
+        let (report, simulation) = scenario(seed, 5, loss, length(5, 5)).run(|_| {}).unwrap();
+        let dropped = report.packets.dropped as f64 / report.packets.offered as f64;
+        assert!((dropped - loss).abs() < 0.01, "the network does what it shall: {dropped}");
+        assert!(simulation.all_see_each_other());
+        assert_eq!((report.false_downs, report.renewals, report.wrong_removals), (0, 0, 0), "{report:?}");
+    }
+}
+
+#[test]
+fn nobody_is_called_down_at_5_percent_loss() {
+    nobody_is_called_down(0.05);
+}
+
+#[test]
+fn nobody_is_called_down_at_10_percent_loss() {
+    nobody_is_called_down(0.1);
+}
+
+#[test]
+fn nobody_is_called_down_at_20_percent_loss() {
+    nobody_is_called_down(0.2);
+}
+
+#[test]
+fn an_outage_of_two_and_a_half_seconds_is_borne() {
+    for seed in seeds(200) {
+        let mut simulation = nodes(seed, 3);
+        let machine = simulation.rng().random_range(0..3);
+        let early = simulation.rng().random_range(0..1000);
+        simulation.run(Duration::from_millis(early));
+        let cuts = simulation.cut_off(machine);
+        simulation.run(Duration::from_millis(2500));
+        simulation.mend(&cuts);
+        simulation.run(secs(20));
+        let report = simulation.report();
+        assert_eq!((report.false_downs, report.renewals, report.wrong_removals), (0, 0, 0), "{report:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_slow_both_ways_harms_nobody() {
+    for seed in seeds(1) {
+        let mut simulation = nodes(seed, 5);
+        let slow = simulation.rng().random_range(0..5);
+        simulation.network.slow.insert(slow, secs(3));
+        let hours = length(5, 10);
+        simulation.run(hours);
+        let report = simulation.report();
+        // It may come to be called down itself now and then: it answers later than any probe waits.
+        let healthy = |line: &&picored_sim::Line| {
+            line.to_string().contains("member-down/") && {
+                let name = picored_sim::node_name(slow);
+                !line.to_string().contains(&format!("member-down/{name}/"))
+            }
+        };
+        let wrong: Vec<_> = simulation.lines().filter(healthy).map(ToString::to_string).collect();
+        assert_eq!(wrong, Vec::<String>::new());
+        let an_hour = report.renewals as f64 / (hours.as_secs_f64() / 3600.0);
+        assert!(an_hour <= 2.0, "no storm: {an_hour} renewals an hour, {report:?}");
+    }
+}
+
+#[test]
+fn a_crash_is_known_to_all_in_time() {
+    for (count, limit) in [(3, secs(10)), (5, secs(10)), (10, secs(10)), (30, secs(12))] {
+        for seed in seeds(4) {
+            let mut simulation = nodes(seed, count);
+            let machine = simulation.rng().random_range(0..count);
+            simulation.kill(machine);
+            let took = simulation.run_until(limit, picored_sim::Simulation::all_detected);
+            assert!(took.is_some(), "{count} nodes: not within {limit:?}");
+            simulation.run(secs(20));
+            let report = simulation.report();
+            assert_eq!(report.detected_by_all.len(), 1);
+            assert_eq!((report.false_downs, report.wrong_removals, report.undetected), (0, 0, 0), "{report:?}");
+        }
+    }
+}
+
+#[test]
+fn a_change_of_an_application_is_known_to_all_in_two_seconds() {
+    let mut changes = Vec::new();
+    for seed in seeds(4) {
+        let mut simulation = nodes(seed, 30);
+        simulation.network.conditions = lossy(0.1);
+        for round in 0..30 {
+            let machine = simulation.rng().random_range(0..30);
+            let pause = simulation.rng().random_range(0..5000);
+            simulation.set_apps(machine, false);
+            simulation.run(secs(25) + Duration::from_millis(pause));
+            simulation.set_apps(machine, true);
+            simulation.run(secs(15));
+            assert!(simulation.all_told(), "round {round}");
+        }
+        let report = simulation.report();
+        assert_eq!((report.false_downs, report.unknown_app_changes), (0, 0), "{report:?}");
+        changes.extend(report.app_changes);
+    }
+    changes.sort();
+    assert!(changes.len() >= 200, "{}", changes.len());
+    let late = Report::quantile(&changes, 0.99).unwrap();
+    assert!(late <= secs(2), "{late:?} of {changes:?}");
+}
