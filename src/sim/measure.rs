@@ -38,7 +38,7 @@ struct Healing {
 
 #[derive(Default)]
 pub(crate) struct Measures {
-    false_downs: u64,
+    false_downs_of: BTreeMap<(usize, usize), u64>,
     renewals: u64,
     crashes: BTreeMap<usize, News>,
     detections: Vec<Duration>,
@@ -117,7 +117,7 @@ impl Measures {
                     healing.healed = None;
                 }
                 if truth.is_false(observer, subject) {
-                    self.false_downs += 1;
+                    *self.false_downs_of.entry(pair).or_default() += 1;
                     return Some(What::Wrong(format!("{} is up", truth.machines[subject].name)));
                 }
             }
@@ -150,7 +150,7 @@ impl Measures {
     }
 
     pub(crate) fn false_downs(&self) -> u64 {
-        self.false_downs
+        self.false_downs_of.values().sum()
     }
 
     pub(crate) fn on_renewal(&mut self) {
@@ -291,7 +291,7 @@ impl Measures {
             seed,
             nodes: truth.machines.len(),
             node_time: truth.machines.iter().map(|machine| machine.up_in_all(truth.now)).sum(),
-            false_downs: self.false_downs,
+            false_downs_of: self.false_downs_of.clone(),
             renewals: self.renewals,
             detections: sorted(&self.detections),
             detected_by_all: sorted(&self.detected_by_all),

@@ -1,5 +1,6 @@
 //! What a simulation came to, in figures.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::network::Packets;
@@ -13,9 +14,9 @@ pub struct Report {
     pub nodes: usize,
     /// How long they were up, all together.
     pub node_time: Duration,
-    /// How often a node called another down that was up and could be reached, or had been away for no longer than three
-    /// seconds.
-    pub false_downs: u64,
+    /// How often which node called which other down that was up and could be reached, or had been away for no longer
+    /// than three seconds. Machines are numbered from 0.
+    pub false_downs_of: BTreeMap<(usize, usize), u64>,
     /// How often a node was told that it is dead while it lived, and took a new generation.
     pub renewals: u64,
     /// From a crash until one other node called it down: one figure for each crash and each node, ascending.
@@ -43,6 +44,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// How often a node called another down that was up.
+    pub fn false_downs(&self) -> u64 {
+        self.false_downs_of.values().sum()
+    }
+
     /// Bytes of UDP payload that a node sent, a second.
     pub fn bytes_per_node_second(&self) -> f64 {
         self.packets.bytes as f64 / self.node_time.as_secs_f64().max(f64::MIN_POSITIVE)

@@ -59,6 +59,9 @@ pub struct Simulation {
     pub run_takes: Duration,
     /// How the runs on a machine end; else they are done.
     pub run_ends: BTreeMap<usize, RunEnd>,
+    /// Which defences the nodes have that start from now on.
+    #[cfg(feature = "controls")]
+    pub defences: picored_core::defences::Defences,
 }
 
 impl Simulation {
@@ -81,6 +84,8 @@ impl Simulation {
             trace: Trace::default(),
             run_takes: Duration::from_millis(20),
             run_ends: BTreeMap::new(),
+            #[cfg(feature = "controls")]
+            defences: Default::default(),
         }
     }
 
@@ -109,8 +114,8 @@ impl Simulation {
         self.machines.get(machine)?.program.as_ref()?.node()
     }
 
-    /// The node on a machine, to change what it defends itself with before it has done anything.
-    pub fn node_mut(&mut self, machine: usize) -> Option<&mut Node> {
+    #[cfg(feature = "controls")]
+    fn node_mut(&mut self, machine: usize) -> Option<&mut Node> {
         self.machines.get_mut(machine)?.program.as_mut()?.node_mut()
     }
 
@@ -203,6 +208,8 @@ impl Simulation {
         }
         self.fault(Some(machine), format!("starts at {} as #{}", settings.advertise, settings.boot));
         let (now, at) = (self.now_on(machine), self.now);
+        #[cfg(feature = "controls")]
+        let defences = self.defences;
         self.addresses.insert(settings.advertise, machine);
         let state = &mut self.machines[machine];
         (state.durable_generation, state.address) = (settings.boot, settings.advertise);
@@ -210,6 +217,10 @@ impl Simulation {
         state.life += 1;
         (state.held, state.leaves, state.calls_app_down) = (None, false, false);
         state.program = Some(Program::start(self.system, now, settings, self.size));
+        #[cfg(feature = "controls")]
+        if let Some(node) = self.node_mut(machine) {
+            node.set_defences(defences);
+        }
         self.measures.on_start(at, machine);
         self.after(machine);
         self.load_handlers(machine);

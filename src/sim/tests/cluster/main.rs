@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows tests, not the functions that they share")]
 
 mod accuracy;
+mod controls;
 mod healing;
 mod scale;
 mod world;

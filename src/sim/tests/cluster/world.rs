@@ -75,7 +75,7 @@ fn a_datagram_that_comes_twice_or_late_does_nothing_twice() {
         simulation.network.conditions = Conditions { duplicate: 0.5, reorder: 0.5, ..Conditions::default() };
         simulation.run(secs(600));
         let report = simulation.report();
-        assert_eq!((report.false_downs, report.renewals, report.wrong_removals), (0, 0, 0), "{report:?}");
+        assert_eq!((report.false_downs(), report.renewals, report.wrong_removals), (0, 0, 0), "{report:?}");
         let refused = simulation.node(0).unwrap().status().datagrams["replay"];
         let taken = report.packets.delivered / 5;
         assert!((taken / 4..taken / 2).contains(&refused), "a third are copies: {refused} of {taken}");
@@ -133,6 +133,6 @@ fn a_cold_start_of_thirty_is_complete_under_loss() {
         }
         simulation.run_until(secs(12), Simulation::all_see_each_other).expect("all see all");
         simulation.run(secs(60));
-        assert_eq!(simulation.report().false_downs, 0);
+        assert_eq!(simulation.report().false_downs(), 0);
     }
 }
