@@ -400,6 +400,18 @@ impl Simulation {
         Some(self.now - start)
     }
 
+    /// Lets time pass until all see each other, looking ten times a second, at most for `limit`. How long it took.
+    pub fn settle(&mut self, limit: Duration) -> Option<Duration> {
+        let (start, pause) = (self.now, Duration::from_millis(100));
+        while !self.all_see_each_other() {
+            if self.now - start + pause > limit {
+                return None;
+            }
+            self.run(pause);
+        }
+        Some(self.now - start)
+    }
+
     fn step(&mut self, end: Instant) -> bool {
         let wake = self.wakes.first().copied();
         let arrival = self.arrivals.next_at();

@@ -57,7 +57,7 @@ fn weakened(seed: u64, count: usize, missing: Option<Defence>) -> Simulation {
         simulation.add();
         simulation.run(Duration::from_millis(100));
     }
-    simulation.run_until(secs(60), Simulation::all_see_each_other).expect("they find each other");
+    simulation.settle(secs(60)).expect("they find each other");
     simulation.run(secs(15));
     simulation
 }

@@ -42,7 +42,7 @@ fn who_slept_for_ten_minutes_is_back_within_one() {
         simulation.pause(machine);
         simulation.run(secs(600));
         simulation.resume(machine);
-        let back = simulation.run_until(secs(60), Simulation::all_see_each_other);
+        let back = simulation.settle(secs(60));
         assert!(back.is_some());
         simulation.run(secs(60));
         assert!(simulation.all_see_each_other());
@@ -61,7 +61,7 @@ fn a_restart_at_another_address_is_one_member() {
         simulation.run(Duration::from_millis(down));
         simulation.move_address(machine);
         simulation.start(machine);
-        let back = simulation.run_until(secs(60), Simulation::all_see_each_other);
+        let back = simulation.settle(secs(60));
         assert!(back.is_some(), "down for {down} ms");
         for other in 0..4 {
             let members = simulation.node(other).unwrap().status().members;
@@ -81,7 +81,7 @@ fn a_clock_that_was_set_back_keeps_nobody_out() {
         simulation.set_clock_back(machine, secs(24 * 3600));
         simulation.run(secs(1));
         simulation.start(machine);
-        simulation.run_until(secs(30), Simulation::all_see_each_other).expect("it is back");
+        simulation.settle(secs(30)).expect("it is back");
         simulation.run(secs(20));
         assert_eq!((simulation.report().false_downs(), simulation.report().wrong_removals), (0, 0));
     }
@@ -94,7 +94,7 @@ fn a_restart_of_all_at_once_leaves_no_ghost() {
         (0..6).for_each(|machine| simulation.kill(machine));
         simulation.run(Duration::from_millis(500));
         (0..6).for_each(|machine| simulation.start(machine));
-        simulation.run_until(secs(30), Simulation::all_see_each_other).expect("they are back");
+        simulation.settle(secs(30)).expect("they are back");
         simulation.run(secs(30));
         assert!(simulation.all_see_each_other());
         let report = simulation.report();

@@ -54,7 +54,7 @@ fn settled(seed: u64, system: System, template: Template, count: usize) -> Simul
         simulation.add();
         simulation.run(Duration::from_millis(100));
     }
-    simulation.run_until(secs(30), Simulation::all_see_each_other).expect("they find each other");
+    simulation.settle(secs(30)).expect("they find each other");
     // What the start brought about has been told and told again.
     simulation.run(secs(15));
     simulation

@@ -13,7 +13,7 @@ fn grown(count: usize) -> (f64, Report) {
         simulation.add();
         simulation.run(Duration::from_millis(20));
     }
-    simulation.run_until(secs(120), Simulation::all_see_each_other).expect("they find each other");
+    simulation.settle(secs(120)).expect("they find each other");
     simulation.run(secs(60));
     let (before, length) = (simulation.report(), secs(60));
     simulation.run(length);

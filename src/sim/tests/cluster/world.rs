@@ -131,7 +131,7 @@ fn a_cold_start_of_thirty_is_complete_under_loss() {
             simulation.add();
             simulation.run(Duration::from_millis(100));
         }
-        simulation.run_until(secs(12), Simulation::all_see_each_other).expect("all see all");
+        simulation.settle(secs(12)).expect("all see all");
         simulation.run(secs(60));
         assert_eq!(simulation.report().false_downs(), 0);
     }
