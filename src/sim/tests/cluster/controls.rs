@@ -7,7 +7,7 @@ use picored_core::defences::{Defence, Defences};
 use picored_sim::{Report, Scenario, Simulation, System, Template};
 use rand::RngExt;
 
-use super::{lossy, nodes, secs, seeds, settled};
+use crate::setting::{lossy, nodes, secs, seeds, settled};
 
 /// Five nodes of either system under loss, for so many node-hours.
 fn under_loss(seed: u64, system: System, loss: f64, node_hours: u64) -> Report {

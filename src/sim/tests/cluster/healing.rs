@@ -6,7 +6,7 @@ use picored_sim::Simulation;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::{nodes, secs, seeds};
+use crate::setting::{nodes, secs, seeds};
 
 /// The machines in two groups, neither empty, drawn from the seed.
 fn two_groups(simulation: &mut Simulation) -> Vec<Vec<usize>> {

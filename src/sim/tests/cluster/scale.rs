@@ -4,7 +4,7 @@ use picored_sim::{Report, Scenario, Simulation, System, Template};
 
 use std::time::Duration;
 
-use super::{lossy, number, secs};
+use crate::setting::{lossy, number, secs};
 
 /// Joins `count` machines, lets them be, and kills one.
 fn grown(count: usize) -> (f64, Report) {

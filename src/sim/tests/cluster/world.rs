@@ -5,7 +5,7 @@ use std::time::Duration;
 use picored_core::envelope::ClusterKey;
 use picored_sim::{Conditions, Fault, FaultKind, Scenario, ScenarioError, Simulation, System, Template};
 
-use super::{lossy, nodes, secs, seeds};
+use crate::setting::{lossy, nodes, secs, seeds};
 
 fn scenario() -> Scenario {
     Scenario {
