@@ -42,8 +42,9 @@ impl Bare {
         rng: StdRng,
     ) -> Self {
         let config = match profile {
-            Profile::Lan => foca::Config::new_lan(size),
             Profile::Wan => foca::Config::new_wan(size),
+            // Foca has no others.
+            _ => foca::Config::new_lan(size),
         };
         let mut timers = TimerQueue::default();
         timers.push(now, Timer::Announce);

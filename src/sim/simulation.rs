@@ -129,6 +129,12 @@ impl Simulation {
         self.trace.lines.iter()
     }
 
+    /// What led to the first mistake, if there was one.
+    pub fn first_mistake(&self) -> Option<String> {
+        let lines = &self.trace.first_mistake;
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
     /// What led to the first mistake, if there was one, and the last that happened.
     pub fn trace(&self) -> String {
         self.trace.text()
@@ -581,7 +587,11 @@ impl Drop for Simulation {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let test = std::thread::current().name().unwrap_or_default().to_owned();
-            let replay = format!("replay: PICORED_SEED={} cargo test -p picored-sim {test}", self.seed);
+            // Cargo names a test's program by its target and a hash.
+            let program = std::env::current_exe().unwrap_or_default();
+            let stem = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let target = stem.rsplit_once('-').map_or(stem.as_str(), |(target, _)| target);
+            let replay = format!("replay: PICORED_SEED={} cargo test -p picored-sim --test {target} {test}", self.seed);
             let text = format!("{}\n{replay}\n", self.trace());
             // Who closed standard error does not want to know.
             let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());

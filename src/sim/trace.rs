@@ -61,7 +61,8 @@ impl fmt::Display for Line {
 #[derive(Default)]
 pub(crate) struct Trace {
     pub(crate) lines: VecDeque<Line>,
-    first_mistake: Vec<String>,
+    /// What led to it, line by line; empty before there is one.
+    pub(crate) first_mistake: Vec<String>,
 }
 
 impl Trace {
