@@ -14,6 +14,7 @@ mod man;
 mod members;
 mod reload;
 mod run;
+mod sim;
 mod status;
 
 use std::io::{self, Write};
@@ -56,6 +57,7 @@ enum Verb {
     Status(status::Args),
     Events(events::Args),
     Handler(handler::Args),
+    Sim(sim::Args),
     Completions(completions::Args),
     Man(man::Args),
     /// Compile a component from standard input to standard output: the daemon's own child process
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Handler(args) => handler::run(&args),
+        Verb::Sim(args) => sim::run(&args),
         Verb::Init(args) => init::run(args),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command()),
         Verb::Man(man::Args {}) => man::run(Cli::command()),

@@ -14,6 +14,7 @@ pub mod ask;
 pub mod broadcast;
 pub mod config;
 pub mod contacts;
+pub mod defences;
 pub mod digest;
 pub mod envelope;
 pub mod event;

@@ -19,7 +19,7 @@ use crate::event::EventKind;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName, SecretName};
 use crate::policy::Grant;
 
-pub use check::DEFAULT_ADMIN_SOCKET;
+pub use check::{DEFAULT_ADMIN_SOCKET, Spoken, parse_duration};
 pub use error::{ConfigError, ConfigErrors};
 pub use pattern::{Pattern, matches};
 

@@ -9,8 +9,8 @@ use foca::{AccumulatingRuntime, Foca, Identity as _, Member, PostcardCodec, Stat
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::Membership;
 use super::suspicion::Suspicions;
-use super::{Membership, config};
 use crate::broadcast::Broadcasts;
 use crate::identity::Identity;
 use crate::time::{Instant, TimerQueue};
@@ -37,7 +37,7 @@ impl Membership {
         let own = identity.name.clone();
         let rng = StdRng::from_rng(&mut self.rng);
         let (broadcasts, news) = Broadcasts::new(own.clone());
-        let config = config(&self.tempo, self.sized_for, self.max_packet);
+        let config = self.foca_config(self.sized_for);
         let foca = Foca::with_custom_broadcast(identity, config, rng, PostcardCodec, broadcasts);
         let before = std::mem::replace(&mut self.foca, foca);
         (self.runtime, self.timers, self.news) = (AccumulatingRuntime::new(), TimerQueue::default(), news);

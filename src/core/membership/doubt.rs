@@ -5,6 +5,7 @@
 //! has only heard of as well, so that no verdict hangs on one node's life.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use foca::{Codec, Header, Member, Message, PostcardCodec, State, Timer};
@@ -13,6 +14,7 @@ use super::suspicion::{Suspicion, Verdict};
 use super::tempo::suspicion;
 use super::{Membership, config};
 use crate::broadcast::{Accusation, News, Probe};
+use crate::defences::Defence;
 use crate::identity::Identity;
 use crate::name::NodeName;
 use crate::record::RENEWALS;
@@ -55,7 +57,7 @@ impl Membership {
 
     /// Puts one of foca's timers where it belongs. The worse this node does, the longer it waits for answers.
     pub(super) fn schedule(&mut self, now: Instant, after: Duration, timer: Timer<Identity>) {
-        let patient = now + after * self.local_health.multiplier();
+        let patient = now + after * self.patience();
         match timer {
             // The newest is the one that counts; an earlier one belongs to a state that is over.
             Timer::PeriodicGossip(token) => {
@@ -81,11 +83,20 @@ impl Membership {
     }
 
     pub(super) fn next_verdict(&self) -> Option<Instant> {
-        self.suspicions.next(self.shortest_wait(), self.sized_for).map(|(due, _)| due)
+        self.suspicions.next(self.shortest_wait(), self.confirmed_among()).map(|(due, _)| due)
     }
 
     fn shortest_wait(&self) -> Duration {
-        suspicion(&self.tempo, self.sized_for) * self.local_health.multiplier()
+        suspicion(&self.tempo, self.sized_for) * self.patience()
+    }
+
+    fn patience(&self) -> u32 {
+        if self.defences.has(Defence::LocalHealth) { self.local_health.multiplier() } else { 1 }
+    }
+
+    /// Among how many a suspicion may be confirmed. Where nobody can, nothing is waited for.
+    fn confirmed_among(&self) -> usize {
+        if self.defences.has(Defence::Confirmation) { self.sized_for } else { 1 }
     }
 
     /// A loop that comes late may have answers lying about that it has not read, and was not heard itself.
@@ -99,7 +110,8 @@ impl Membership {
                 *due = answers_by.max(*due);
             }
         }
-        if late >= STALLED.min(suspicion(&self.tempo, 1) / 2) {
+        let is_stalled = late >= STALLED.min(suspicion(&self.tempo, 1) / 2);
+        if is_stalled && self.defences.has(Defence::StallPostponement) {
             self.suspicions.wait_anew(now);
         }
     }
@@ -235,7 +247,7 @@ impl Membership {
 
     /// Tells foca that those are down whose time is over.
     pub(super) fn give_up(&mut self, now: Instant) {
-        while let Some((due, held)) = self.suspicions.next(self.shortest_wait(), self.sized_for) {
+        while let Some((due, held)) = self.suspicions.next(self.shortest_wait(), self.confirmed_among()) {
             if due > now {
                 return;
             }
@@ -260,7 +272,16 @@ impl Membership {
         if nodes != self.sized_for {
             self.sized_for = nodes;
             // Refused only for settings that are not touched here.
-            let _ = self.foca.set_config(config(&self.tempo, nodes, self.max_packet));
+            let _ = self.foca.set_config(self.foca_config(nodes));
         }
+    }
+
+    pub(super) fn foca_config(&self, nodes: usize) -> foca::Config {
+        let mut config = config(&self.tempo, nodes, self.max_packet);
+        if !self.defences.has(Defence::Transmissions) {
+            let size = NonZeroU32::MIN.saturating_add(u32::try_from(nodes).unwrap_or(u32::MAX) - 1);
+            config.max_transmissions = foca::Config::new_lan(size).max_transmissions;
+        }
+        config
     }
 }

@@ -28,6 +28,7 @@ pub use self::suspicion::{Accuser, Suspicion, Verdict};
 use self::tempo::{Tempo, config, tempo};
 use crate::broadcast::{Broadcasts, News};
 use crate::config::Profile;
+use crate::defences::{Defence, Defences};
 use crate::identity::Identity;
 use crate::message::Standing;
 use crate::name::NodeName;
@@ -84,6 +85,7 @@ pub struct Membership {
     /// Whom this node told lately that it is dead.
     obituaries: BTreeMap<NodeName, Instant>,
     changes: Changes,
+    defences: Defences,
     tempo: Tempo,
     max_packet: usize,
     sized_for: usize,
@@ -119,10 +121,18 @@ impl Membership {
             sends: Vec::new(),
             obituaries: BTreeMap::new(),
             changes: Changes::default(),
+            defences: Defences::default(),
             tempo,
             max_packet,
             sized_for: 1,
         }
+    }
+
+    /// Only these of its defences stand from now on.
+    #[cfg(feature = "controls")]
+    pub fn set_defences(&mut self, defences: Defences) {
+        self.defences = defences;
+        let _ = self.foca.set_config(self.foca_config(self.sized_for));
     }
 
     /// Who this node is now; the generation grows when it has to refute its own death.
@@ -292,7 +302,8 @@ impl Membership {
     fn may_send(&mut self, now: Instant, to: &Identity, mut data: &[u8]) -> bool {
         let Ok(header) = PostcardCodec.decode_header(&mut data) else { return true };
         self.note_own(&header);
-        header.message != Message::TurnUndead || self.is_due_obituary(now, to)
+        let is_told = header.message != Message::TurnUndead || !self.defences.has(Defence::ObituaryFilter);
+        is_told || self.is_due_obituary(now, to)
     }
 
     /// Foca tells a suspect that its time is over even where it has refuted in time; such a word makes a healthy member

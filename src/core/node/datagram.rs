@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Node, Notice, Output};
 use crate::contacts::Opened;
+use crate::defences::Defence;
 use crate::envelope::Refusal;
 use crate::message::Message;
 use crate::name::NodeName;
@@ -121,6 +122,9 @@ impl Node {
     }
 
     pub(super) fn tell_suspects(&mut self) {
+        if !self.defences.has(Defence::BuddyNotice) {
+            return;
+        }
         let suspects: Vec<_> = self.membership.suspects().map(|(id, incarnation)| (id.clone(), incarnation)).collect();
         for (identity, incarnation) in suspects {
             let to = identity.address;

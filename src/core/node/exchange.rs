@@ -14,6 +14,7 @@ use rand::seq::IteratorRandom;
 
 use super::{Node, Notice, Output, Settings, Tick};
 use crate::config::Seed;
+use crate::defences::Defence;
 use crate::envelope::{self, MAX_DATAGRAM};
 use crate::identity::Identity;
 use crate::membership::own_standing;
@@ -178,7 +179,9 @@ impl Node {
         addresses.extend(missing.into_iter().sample(&mut self.rng, MISSING_AT_ONCE));
         addresses.sort_unstable();
         addresses.dedup();
-        self.greet(now, addresses);
+        if !joined || self.defences.has(Defence::Greeting) {
+            self.greet(now, addresses);
+        }
         let lookup_due = self.exchange.resolved.is_none_or(|last| now.since(last) >= RESOLVE_AGAIN);
         if active.is_empty() || lookup_due {
             self.exchange.resolved = Some(now);
@@ -278,12 +281,15 @@ impl Node {
     /// Asks a member that came up or restarted for what it says of itself.
     pub(super) fn ask_about(&mut self, identity: &Identity) {
         let range = Some(identity.name.clone());
+        if !self.defences.has(Defence::Exchange) {
+            return;
+        }
         self.send_digest(identity.address, range.clone(), range, true);
     }
 
     pub(super) fn exchange_with_somebody(&mut self, now: Instant) {
         let peer = self.membership.active().map(|identity| identity.address).choose(&mut self.rng);
-        if let Some(peer) = peer.filter(|_| self.leaving.is_none()) {
+        if let Some(peer) = peer.filter(|_| self.leaving.is_none() && self.defences.has(Defence::Exchange)) {
             self.send_digest(peer, None, None, true);
         }
         let wait = self.jittered(PERIOD);

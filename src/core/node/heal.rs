@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::exchange::{RETRY, Range, cover_everything};
 use super::{Node, Notice};
+use crate::defences::Defence;
 use crate::identity::Identity;
 use crate::message::Message;
 use crate::name::NodeName;
@@ -124,7 +125,8 @@ impl Node {
         } else if is_down {
             let verdict = self.entry(sender, true, false);
             self.send_entries(from, vec![verdict]);
-        } else if let Some(held) = self.membership.suspicion(sender) {
+        } else if let Some(held) = self.membership.suspicion(sender).filter(|_| self.defences.has(Defence::BuddyNotice))
+        {
             let (identity, incarnation) = (held.identity.clone(), held.incarnation);
             self.send(from, &Message::Suspected { identity, incarnation });
         }
@@ -135,7 +137,8 @@ impl Node {
     pub(super) fn note_answer(&mut self, now: Instant, identity: &Identity) {
         let is_wrong = |member: &Identity| member.name == identity.name && member.generation == identity.generation;
         let mut down = self.membership.members().filter(|(_, standing)| standing.down);
-        if self.heal.cut_off_since.is_none() || !down.any(|(member, _)| is_wrong(member)) {
+        let may = self.defences.has(Defence::BeginningAnew) && self.heal.cut_off_since.is_some();
+        if !may || !down.any(|(member, _)| is_wrong(member)) {
             return;
         }
         drop(down);

@@ -29,6 +29,7 @@ use rand::{RngExt, SeedableRng};
 use crate::agreement::Difference;
 use crate::config::Handler;
 use crate::contacts::Contacts;
+use crate::defences::Defences;
 use crate::envelope::{self, Cluster, MAX_DATAGRAM, Refusal, Sealer};
 use crate::health::Health;
 use crate::identity::Identity;
@@ -75,6 +76,7 @@ struct HandlerBook {
 /// One node.
 pub struct Node {
     settings: Settings,
+    defences: Defences,
     cluster: Cluster,
     sealer: Sealer,
     contacts: Contacts,
@@ -118,6 +120,7 @@ impl Node {
         let foca_rng = StdRng::from_rng(&mut rng);
         let mut node = Self {
             sealer: Sealer::new(&cluster, &settings.name, settings.boot),
+            defences: Defences::default(),
             cluster,
             contacts: Contacts::default(),
             membership: Membership::new(identity, settings.profile, max_packet, foca_rng),
@@ -160,6 +163,13 @@ impl Node {
     /// Whether this node has found its cluster. Before that it decides nothing.
     pub fn is_joined(&self) -> bool {
         self.exchange.is_joined()
+    }
+
+    /// Only these of its defences stand from now on.
+    #[cfg(feature = "controls")]
+    pub fn set_defences(&mut self, defences: Defences) {
+        self.defences = defences;
+        self.membership.set_defences(defences);
     }
 
     /// Takes in what happened.

@@ -27,6 +27,7 @@ const CORE: House = House {
                 "ask",
                 "broadcast",
                 "config",
+                "defences",
                 "digest",
                 "envelope",
                 "event",

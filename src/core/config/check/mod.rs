@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 
+pub use self::value::{Spoken, parse_duration};
 use self::value::{is_resolvable, not_dialable, parse_path, socket_address};
 use super::error::{Findings, Reported, all};
 use super::raw::{Table, Text, did_you_mean, document};

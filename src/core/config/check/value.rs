@@ -79,7 +79,7 @@ pub(super) fn duration(
 }
 
 /// A duration as the config writes it: whole numbers with units, each unit once, the longer one first.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut units = UNITS.iter();
     let mut total = Duration::ZERO;
@@ -95,7 +95,8 @@ fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// A duration in the config's notation.
-struct Spoken(Duration);
+#[derive(Clone, Copy, Debug)]
+pub struct Spoken(pub Duration);
 
 impl fmt::Display for Spoken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,102 @@
+//! Nobody is called down who is up, and who is down is called so in time.
+
+use std::time::Duration;
+
+use picored_sim::{Report, Scenario, System, Template};
+use rand::RngExt;
+
+use crate::setting::{length, lossy, nodes, secs, seeds};
+
+fn scenario(seed: u64, nodes: usize, loss: f64, length: Duration) -> Scenario {
+    Scenario {
+        seed,
+        system: System::Picored,
+        template: Template::website(),
+        nodes,
+        stagger: Duration::from_millis(100),
+        conditions: lossy(loss),
+        length,
+        faults: Vec::new(),
+    }
+}
+
+fn nobody_is_called_down(loss: f64) {
+    for seed in seeds(2) {
+        let (report, simulation) = scenario(seed, 5, loss, length(5, 5)).run(|_| {}).unwrap();
+        let dropped = report.packets.dropped as f64 / report.packets.offered as f64;
+        assert!((dropped - loss).abs() < 0.01, "the network does what it shall: {dropped}");
+        assert!(simulation.all_see_each_other());
+        assert_eq!((report.false_downs(), report.renewals, report.wrong_removals), (0, 0, 0), "{report:?}");
+    }
+}
+
+#[test]
+fn nobody_is_called_down_at_5_percent_loss() {
+    nobody_is_called_down(0.05);
+}
+
+#[test]
+fn nobody_is_called_down_at_10_percent_loss() {
+    nobody_is_called_down(0.1);
+}
+
+#[test]
+fn nobody_is_called_down_at_20_percent_loss() {
+    nobody_is_called_down(0.2);
+}
+
+#[test]
+fn an_outage_of_two_and_a_half_seconds_is_borne() {
+    for seed in seeds(200) {
+        let mut simulation = nodes(seed, 3);
+        let machine = simulation.rng().random_range(0..3);
+        let early = simulation.rng().random_range(0..1000);
+        simulation.run(Duration::from_millis(early));
+        let cuts = simulation.cut_off(machine);
+        simulation.run(Duration::from_millis(2500));
+        simulation.mend(&cuts);
+        simulation.run(secs(20));
+        let report = simulation.report();
+        assert_eq!((report.false_downs(), report.renewals, report.wrong_removals), (0, 0, 0), "{report:?}");
+    }
+}
+
+#[test]
+fn a_crash_is_known_to_all_in_time() {
+    for (count, limit) in [(3, secs(10)), (5, secs(10)), (10, secs(10)), (30, secs(12))] {
+        for seed in seeds(4) {
+            let mut simulation = nodes(seed, count);
+            let machine = simulation.rng().random_range(0..count);
+            simulation.kill(machine);
+            let took = simulation.run_until(limit, picored_sim::Simulation::all_detected);
+            assert!(took.is_some(), "{count} nodes: not within {limit:?}");
+            simulation.run(secs(20));
+            let report = simulation.report();
+            assert_eq!(report.detected_by_all.len(), 1);
+            assert_eq!((report.false_downs(), report.wrong_removals, report.undetected), (0, 0, 0), "{report:?}");
+        }
+    }
+}
+
+#[test]
+fn a_change_of_an_application_is_known_to_all_in_two_seconds() {
+    let mut changes = Vec::new();
+    for seed in seeds(2) {
+        let mut simulation = nodes(seed, 30);
+        simulation.network.conditions = lossy(0.1);
+        for round in 0..4 {
+            let first = simulation.rng().random_range(0..15);
+            (first..first + 15).for_each(|machine| simulation.set_apps(machine, false));
+            simulation.run(secs(25));
+            (first..first + 15).for_each(|machine| simulation.set_apps(machine, true));
+            simulation.run(secs(20));
+            assert!(simulation.all_told(), "round {round}");
+        }
+        assert_eq!(simulation.report().unknown_app_changes, 0);
+        changes.extend(simulation.report().app_changes);
+    }
+    changes.sort();
+    assert!(changes.len() >= 200, "{}", changes.len());
+    let late = Report::quantile(&changes, 0.99).unwrap();
+    assert!(late <= secs(2), "{late:?} of {changes:?}");
+}
