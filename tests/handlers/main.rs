@@ -13,5 +13,7 @@ mod secrets;
 mod server;
 mod state;
 mod support;
+#[path = "../wait/mod.rs"]
+mod wait;
 mod webhook;
 mod weight;

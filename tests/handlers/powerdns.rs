@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, Once};
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -23,10 +22,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::server::read;
-use crate::support::CEILING;
+use crate::wait::{found, until};
 
 /// What the API wants to see.
 pub(crate) const KEY: &str = "key-of-the-api";
@@ -39,8 +37,6 @@ const PROGRAM: &str = "PICORED_POWERDNS";
 const USUAL_PROGRAM: &str = "/usr/sbin/pdns_server";
 const SCHEMA: &str = "/usr/share/pdns-backend-sqlite3/schema/schema.sqlite3.sql";
 const NEEDED: &str = "apt-get install pdns-server pdns-backend-sqlite3 sqlite3";
-/// How often a server that starts is asked whether it does.
-const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// Which server.
 #[derive(Clone, Copy, Debug)]
@@ -113,13 +109,15 @@ impl Server {
             .kill_on_drop(true)
             .spawn()
             .expect(NEEDED);
-        let deadline = Instant::now() + CEILING;
-        while TcpStream::connect(address).await.is_err() {
-            let ended = process.try_wait().unwrap();
-            let says = || fs::read_to_string(&log).unwrap_or_default();
-            assert!(ended.is_none() && Instant::now() < deadline, "PowerDNS, {ended:?}: {}", says());
-            tokio::time::sleep(ASK_EVERY).await;
-        }
+        let says = || format!(": {}", fs::read_to_string(&log).unwrap_or_default());
+        let takes_connections = found(async || TcpStream::connect(address).await.ok());
+        until("PowerDNS takes connections", says, async {
+            tokio::select! {
+                _ = takes_connections => {}
+                ended = process.wait() => panic!("PowerDNS, {ended:?}{}", says()),
+            }
+        })
+        .await;
         let server = Self { address, _alive: Alive::Process(process, folder) };
         let zone = json!({ "name": "example.org.", "kind": "Native", "nameservers": ["ns.example.org."] });
         let (status, said) = server.exchange(Method::POST, ZONES, &zone).await;
