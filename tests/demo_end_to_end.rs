@@ -5,12 +5,14 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod wait;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -116,13 +118,8 @@ impl Drop for Demo {
     }
 }
 
-/// Asks again and again until `done`, for at most the ceiling.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < CEILING, "{what}");
-        std::thread::yield_now();
-    }
+fn until(what: &str, done: impl FnMut() -> bool) {
+    wait::until_done(CEILING, what, done);
 }
 
 fn seconds(step: &Value, key: &str) -> f64 {
@@ -200,7 +197,7 @@ fn no_process_outlives_a_demo_that_is_killed() {
     demo.signal(Signal::KILL);
     let (status, _) = demo.end();
     assert!(!status.success());
-    until("the processes of a killed demo live on", || demo.processes().is_empty());
+    until("no process outlives a demo that was killed", || demo.processes().is_empty());
 }
 
 #[test]
@@ -223,7 +220,7 @@ fn kept_it_goes_on_until_it_is_told_to_end() {
     let _turn = my_turn();
     let mut demo = Demo::start(&["--json", "--keep"]);
     demo.steps_until("client");
-    until("no word of what to try", || demo.stderr().ends_with("--name web3\n\n"));
+    until("it says what to try", || demo.stderr().ends_with("--name web3\n\n"));
     let text = demo.stderr();
     for try_this in
         ["dig @127.0.0.1 -p ", "members --socket ", "run --config ", "kill -9 ", "demo web --listen 127.0.0.11:"]

@@ -1,8 +1,7 @@
 //! Handlers that are broken, greedy or stuck: the daemon names the fault, tries again, and everything else goes on.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use picored_core::name::{HandlerName, NodeName};
 use picored_core::plan;
@@ -17,14 +16,6 @@ const APP: &str = "interval = \"100ms\"\ntimeout = \"30s\"\nrise = 1\nfall = 1";
 const APP_EVENTS: &str = "on = [\"app-up\", \"app-down\"]";
 /// An application that is up before its node has joined is no event; the node looks once when it joins.
 const APP_EVENTS_OR_LOOK: &str = "on = [\"app-up\", \"app-down\", \"reconcile\"]";
-
-/// A website that is up while the switch says so.
-async fn switched() -> (Website, Arc<AtomicBool>) {
-    let switch = Arc::new(AtomicBool::new(true));
-    let seen = switch.clone();
-    let answer = move |_| if seen.load(Ordering::SeqCst) { Answer::Good } else { Answer::Bad };
-    (Website::start(answer).await, switch)
-}
 
 /// The name of a second member that none of the runs about `www` falls to.
 fn witness(runner: &str, handlers: &[&str]) -> String {
@@ -99,7 +90,7 @@ async fn broken_handlers_are_named_and_tried_again_and_hurt_nobody() {
 #[tokio::test]
 async fn a_handler_that_hangs_holds_up_itself_alone() {
     let site = Site::new();
-    let (website, switch) = switched().await;
+    let (website, switch) = Website::switched().await;
     let stuck = format!("{APP_EVENTS}\ntimeout = \"600s\"");
     let setup = site.setup("n1", "127.0.0.1:0").app(&website, "192.0.2.1", APP);
     let setup = setup.handler("a-stuck", &fixture("sleep"), &stuck).handler("told", &fixture("ok"), APP_EVENTS);

@@ -20,4 +20,6 @@ mod secrets;
 mod site;
 mod swaps;
 mod upgrade;
+#[path = "../wait/mod.rs"]
+mod wait;
 mod website;

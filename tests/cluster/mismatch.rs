@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use picored::demo::api;
 use picored::demo::zone::{Zone, absolute};
@@ -18,19 +18,11 @@ use tokio::sync::watch;
 
 use crate::node::{Line, is};
 use crate::site::{Setup, Site, fixture};
-use crate::website::{Answer, Website};
+use crate::website::Website;
 
 const APP: &str = "interval = \"100ms\"\ntimeout = \"30s\"\nrise = 1\nfall = 1";
 const KEY: &str = "the-api-key-of-the-zone";
 const RECORD: &str = "www.example.org.";
-
-/// A website that is up while the switch says so.
-async fn switched() -> (Website, Arc<AtomicBool>) {
-    let switch = Arc::new(AtomicBool::new(true));
-    let seen = switch.clone();
-    let answer = move |_| if seen.load(Ordering::SeqCst) { Answer::Good } else { Answer::Bad };
-    (Website::start(answer).await, switch)
-}
 
 /// The name of a second node to which the record would fall, if both were as good.
 fn second_name(first: &str) -> String {
@@ -93,7 +85,7 @@ async fn a_node_with_another_config_is_named_and_never_touches_the_record() {
         site.until(what, reached).await.unwrap();
     };
 
-    let ((first, first_up), (second, second_up)) = (switched().await, switched().await);
+    let ((first, first_up), (second, second_up)) = (Website::switched().await, Website::switched().await);
     let setup = handlers(site.setup("n1", "127.0.0.1:0").app(&first, "192.0.2.1", APP), &url, &key, 30, "ok");
     let n1 = site.start(&setup);
     let odd_name = second_name("n1");

@@ -7,7 +7,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::Duration;
 
 use picored::admin::client;
 use picored_core::status::{HandlerStatus, MemberStatus, Status};
@@ -16,9 +15,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::site::{Setup, Site};
-
-/// Between two questions to an admin socket. A node's answer is up to a second old.
-const ASK_EVERY: Duration = Duration::from_millis(50);
+use crate::wait::found;
 
 /// A line that a node logged; what is no JSON, such as the last words on standard error, is a string.
 pub(crate) type Line = Value;
@@ -153,16 +150,9 @@ impl<'s> Node<'s> {
 
     /// Asks until it shows what `look` looks for.
     pub(crate) async fn shows<T>(&self, what: &str, look: impl Fn(&Status) -> Option<T>) -> T {
-        let ask = async {
-            loop {
-                // Until it has its socket it cannot be asked.
-                if let Some(found) = client::status(&self.socket).await.ok().and_then(|answer| look(&answer.status)) {
-                    return found;
-                }
-                tokio::time::sleep(ASK_EVERY).await;
-            }
-        };
-        self.site.until(&format!("{} shows {what}", self.name), ask).await
+        // Until it has its socket it cannot be asked.
+        let ask = async || client::status(&self.socket).await.ok().and_then(|answer| look(&answer.status));
+        self.site.until(&format!("{} shows {what}", self.name), found(ask)).await
     }
 
     /// Waits until it has joined and sees exactly these members, all alive.

@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use picored::admin::HandlerRun;
 use picored::admin::client::{self, ClientError};
@@ -14,6 +13,7 @@ use picored_core::name::HandlerName;
 
 use crate::node::is;
 use crate::site::{Setup, Site, fixture};
+use crate::wait::found;
 use crate::website::{Answer, Website};
 
 const APP: &str = "interval = \"100ms\"\nrise = 1";
@@ -27,18 +27,12 @@ async fn run(setup: &Setup, handler: &str, dry_run: bool) -> Result<HandlerRun, 
 
 /// Waits until the node is ready to run it.
 async fn run_when_ready(site: &Site, setup: &Setup, handler: &str, dry_run: bool) -> HandlerRun {
-    let ran = async {
-        loop {
-            match run(setup, handler, dry_run).await {
-                Ok(ran) => return ran,
-                Err(ClientError::Refused { status: 404 | 409, .. } | ClientError::Missing(_)) => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(error) => panic!("{error}{}", site.last_lines()),
-            }
-        }
+    let ran = async || match run(setup, handler, dry_run).await {
+        Ok(ran) => Some(ran),
+        Err(ClientError::Refused { status: 404 | 409, .. } | ClientError::Missing(_)) => None,
+        Err(error) => panic!("{error}{}", site.last_lines()),
     };
-    site.until(&format!("{handler} runs"), ran).await
+    site.until(&format!("{handler} runs"), found(ran)).await
 }
 
 fn fetching(api: &Website, method: &str) -> String {
@@ -126,18 +120,13 @@ async fn a_run_by_hand_is_the_runners_alone() {
     let two = site.start(&second);
     one.sees(&["n1", "n2"]).await;
     two.sees(&["n1", "n2"]).await;
-    let settled = async {
-        loop {
-            let ran = [run(&first, "ok", false).await, run(&second, "ok", false).await];
-            if let [Ok(done), Err(refused)] | [Err(refused), Ok(done)] = &ran
-                && refused.to_string().contains("ask there")
-            {
-                return (done.clone(), refused.to_string(), ran[0].is_ok());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    let settled = async || {
+        let ran = [run(&first, "ok", false).await, run(&second, "ok", false).await];
+        let ([Ok(done), Err(refused)] | [Err(refused), Ok(done)]) = &ran else { return None };
+        let refused = refused.to_string();
+        refused.contains("ask there").then(|| (done.clone(), refused, ran[0].is_ok()))
     };
-    let (done, refused, is_first) = site.until("one runs it and the other names that one", settled).await;
+    let (done, refused, is_first) = site.until("one runs it and the other names that one", found(settled)).await;
     assert_eq!(done.outcome.as_deref(), Some("done"));
     let runner = if is_first { "n1" } else { "n2" };
     assert!(refused.contains(&format!("www is run by {runner}")), "{refused}");

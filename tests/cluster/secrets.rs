@@ -10,7 +10,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -19,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::node::die_with_test;
 use crate::site::{Site, fixture};
+use crate::wait::found;
 
 /// A secret, how it is sent, and how the handler ends that may send it.
 struct Case {
@@ -44,8 +44,6 @@ const CASES: [Case; 5] = [
 
 /// What can be read at the admin socket.
 const PATHS: [&str; 5] = ["/v1/status", "/v1/members", "/v1/handlers", "/v1/events", "/metrics"];
-/// Between two looks at a log's file.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The secret as it is, percent-encoded, in hexadecimal and escaped.
 fn texts(secret: &str) -> Vec<String> {
@@ -271,16 +269,11 @@ async fn a_handler_that_tries_to_leak_secrets_leaks_none() {
             let named = [format!("handler={handler} "), format!("\"handler\":\"{handler}\"")];
             line.contains("ended") && line.contains("run_ms") && named.iter().any(|name| line.contains(name))
         };
-        let all_ended = async {
-            loop {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                if handlers.iter().all(|handler| said.lines().any(|line| is_end(line, handler))) {
-                    return;
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+        let all_ended = async || {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            handlers.iter().all(|handler| said.lines().any(|line| is_end(line, handler))).then_some(())
         };
-        site.until(&format!("every handler's run ends in {}", log.display()), all_ended).await;
+        site.until(&format!("every handler's run ends in {}", log.display()), found(all_ended)).await;
 
         let socket = site.path(&format!("{format}.sock"));
         for path in PATHS {

@@ -6,17 +6,14 @@ use std::fs;
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use crate::node::{Line, Node};
+use crate::wait;
 use crate::website::Website;
 
-/// How long anything is waited for. Most things take a moment, the death of a node some seconds.
-const CEILING: Duration = Duration::from_secs(60);
 /// So many last lines of each node are shown when something did not happen.
 const LAST_LINES: usize = 15;
 /// The key of every cluster that has one.
@@ -78,10 +75,7 @@ impl Site {
 
     /// Waits for `what`; where it does not happen the test ends with the last lines of all nodes.
     pub(crate) async fn until<T>(&self, what: &str, happens: impl Future<Output = T>) -> T {
-        match timeout(CEILING, happens).await {
-            Ok(value) => value,
-            Err(_) => panic!("not within {CEILING:?}: {what}{}", self.last_lines()),
-        }
+        wait::until(what, || self.last_lines(), happens).await
     }
 
     /// The last lines of each node, in the order of their starts.

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use crate::node::{Line, Node, is};
 use crate::site::{Site, fixture};
 use crate::upgrade::{exporting_another, marked, rollback, upgrade, variant, version};
+use crate::wait::found;
 use crate::website::{Answer, Website};
 
 const HANDLERS: [&str; 3] = ["left", "middle", "right"];
@@ -129,10 +130,10 @@ async fn versions_are_swapped_under_load_and_every_delivery_ends_once() {
     }
     let took = begun.elapsed();
     flaps.store(false, Ordering::SeqCst);
-    let ends = async { while pending(&node).await > 0 {} };
+    let ends = found(async || (pending(&node).await == 0).then_some(()));
     site.until("everything has ended", ends).await;
     if long.is_some() {
-        let shrinks = async { while anonymous(&node).await > before + MEMORY {} };
+        let shrinks = found(async || (anonymous(&node).await <= before + MEMORY).then_some(()));
         site.until(&format!("no more than 1 MiB above the {before} bytes from before"), shrinks).await;
     }
     let after = anonymous(&node).await;

@@ -266,7 +266,8 @@ async fn a_kill_in_the_middle_of_an_upgrade_leaves_the_old_or_the_new() {
         let new = marked(&format!("{:04}", number + 1));
         let (socket, sent, name) = (node.socket().to_owned(), new.clone(), HandlerName::new("told").unwrap());
         let upgrading = tokio::spawn(async move { client::upgrade(&socket, &name, sent).await });
-        // Not to wait for anything, but to be at another point each time.
+        // Not to wait for anything, but to be at another point each time. An instant rather than a stage: what a kill
+        // could tear, a write or a rename, lies between the stages that can be seen from here.
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         node.signal(Signal::KILL);
         node.end().await;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +40,14 @@ impl Website {
         let swallowed = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(serve(listener, answer, swallowed.clone())).abort_handle();
         Self { address, swallowed, task }
+    }
+
+    /// A server that is good while the switch is on, as it is from the start, and bad while it is off.
+    pub(crate) async fn switched() -> (Self, Arc<AtomicBool>) {
+        let switch = Arc::new(AtomicBool::new(true));
+        let seen = switch.clone();
+        let answer = move |_| if seen.load(Ordering::SeqCst) { Answer::Good } else { Answer::Bad };
+        (Self::start(answer).await, switch)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -8,6 +8,7 @@ use picored::handler::{Limits, Loaded};
 use picored_core::event::{RunEnd, StopReason};
 
 use crate::support::{configured, done, fixture, handler, host, run, run_fixture};
+use crate::wait::{found, until};
 
 /// A runtime like the daemon's: one thread for everything.
 macro_rules! one_thread {
@@ -162,11 +163,7 @@ one_thread! {
         let dropped = tokio::time::timeout(Duration::from_millis(50), run(&loaded)).await;
         assert!(dropped.is_err());
         // Its hold on the code goes with it.
-        let freed = async {
-            while loaded.is_mapped() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(crate::support::CEILING, freed).await.expect("a dropped run lets go of the code");
+        let freed = found(async || (!loaded.is_mapped()).then_some(()));
+        until("a dropped run lets go of the code", String::new, freed).await;
     }
 }

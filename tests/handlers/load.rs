@@ -9,7 +9,8 @@ use picored_core::config::{Handler, Source};
 use picored_core::event::{RunEnd, StopReason};
 use tempfile::TempDir;
 
-use crate::support::{CEILING, done, fixture, handler, host, host_in, host_with, run};
+use crate::support::{done, fixture, handler, host, host_in, host_with, run};
+use crate::wait;
 
 /// The error of loading a file of these bytes.
 async fn error_of(bytes: &[u8]) -> String {
@@ -171,7 +172,7 @@ async fn what_is_no_file_is_no_code() {
     let (cache, elsewhere) = (directory.path().join("cache"), directory.path().join("elsewhere"));
     let load = async || {
         let host = host_in(&cache, Limits::default());
-        let loaded = tokio::time::timeout(CEILING, host.load(&handler(fixture("ok")))).await.expect("nobody waits");
+        let loaded = wait::until("nobody waits", String::new, host.load(&handler(fixture("ok")))).await;
         assert_eq!(done(run(&loaded.unwrap()).await), "done");
     };
     load().await;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests, which clippy.toml cannot know.
 
 mod cloudflare;
+#[path = "../debian_powerdns/mod.rs"]
+mod debian_powerdns;
 mod dns_cloudflare;
 mod dns_powerdns;
 mod hostile;
@@ -13,5 +15,7 @@ mod secrets;
 mod server;
 mod state;
 mod support;
+#[path = "../wait/mod.rs"]
+mod wait;
 mod webhook;
 mod weight;

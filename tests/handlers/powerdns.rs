@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, Once};
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -23,10 +22,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
+use crate::debian_powerdns::{NEEDED, PROGRAM, arguments, create_database};
 use crate::server::read;
-use crate::support::CEILING;
+use crate::wait::{found, until};
 
 /// What the API wants to see.
 pub(crate) const KEY: &str = "key-of-the-api";
@@ -35,12 +34,7 @@ pub(crate) const NAME: &str = "www.example.org.";
 /// Where the API keeps all zones.
 pub(crate) const ZONES: &str = "/api/v1/servers/localhost/zones";
 /// Names Debian's server. If it is set, a server that is missing is a failure.
-const PROGRAM: &str = "PICORED_POWERDNS";
-const USUAL_PROGRAM: &str = "/usr/sbin/pdns_server";
-const SCHEMA: &str = "/usr/share/pdns-backend-sqlite3/schema/schema.sqlite3.sql";
-const NEEDED: &str = "apt-get install pdns-server pdns-backend-sqlite3 sqlite3";
-/// How often a server that starts is asked whether it does.
-const ASK_EVERY: Duration = Duration::from_millis(20);
+const NAMED: &str = "PICORED_POWERDNS";
 
 /// Which server.
 #[derive(Clone, Copy, Debug)]
@@ -81,45 +75,25 @@ impl Server {
 
     async fn debian(program: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (database, log) = (folder.path().join("zones.sqlite3"), folder.path().join("log"));
-        let schema = File::open(SCHEMA).expect(NEEDED);
-        let made = Command::new("sqlite3").arg("-bail").arg(&database).stdin(schema).status().await.expect(NEEDED);
-        assert!(made.success(), "sqlite3: {made}");
-        let (address, dns_port) = own_address();
-        let (at, folder_path) = (address.ip(), folder.path().display());
+        let (database, log) = (create_database(folder.path()).unwrap(), folder.path().join("log"));
+        let (address, dns) = own_addresses();
         let mut process = Command::new(program)
-            .args([
-                // No config file but what is said here.
-                &format!("--config-dir={folder_path}"),
-                &format!("--socket-dir={folder_path}"),
-                "--daemon=no",
-                "--guardian=no",
-                "--disable-syslog=yes",
-                "--launch=gsqlite3",
-                &format!("--gsqlite3-database={}", database.display()),
-                &format!("--local-address={at}"),
-                &format!("--local-port={dns_port}"),
-                "--api=yes",
-                &format!("--api-key={KEY}"),
-                &format!("--webserver-address={at}"),
-                &format!("--webserver-port={}", address.port()),
-                "--webserver-allow-from=127.0.0.0/8",
-                // A zone that was just made is known at once.
-                "--zone-cache-refresh-interval=0",
-            ])
+            .args(arguments(&database, dns, address, "127.0.0.0/8", KEY))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .kill_on_drop(true)
             .spawn()
             .expect(NEEDED);
-        let deadline = Instant::now() + CEILING;
-        while TcpStream::connect(address).await.is_err() {
-            let ended = process.try_wait().unwrap();
-            let says = || fs::read_to_string(&log).unwrap_or_default();
-            assert!(ended.is_none() && Instant::now() < deadline, "PowerDNS, {ended:?}: {}", says());
-            tokio::time::sleep(ASK_EVERY).await;
-        }
+        let says = || format!(": {}", fs::read_to_string(&log).unwrap_or_default());
+        let takes_connections = found(async || TcpStream::connect(address).await.ok());
+        until("PowerDNS takes connections", says, async {
+            tokio::select! {
+                _ = takes_connections => {}
+                ended = process.wait() => panic!("PowerDNS, {ended:?}{}", says()),
+            }
+        })
+        .await;
         let server = Self { address, _alive: Alive::Process(process, folder) };
         let zone = json!({ "name": "example.org.", "kind": "Native", "nameservers": ["ns.example.org."] });
         let (status, said) = server.exchange(Method::POST, ZONES, &zone).await;
@@ -191,10 +165,10 @@ impl Server {
 
 /// Debian's server, if it is there.
 fn program() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os(PROGRAM) {
+    if let Some(named) = std::env::var_os(NAMED) {
         return Some(named.into());
     }
-    let usual = PathBuf::from(USUAL_PROGRAM);
+    let usual = PathBuf::from(PROGRAM);
     if usual.exists() {
         return Some(usual);
     }
@@ -208,12 +182,13 @@ fn program() -> Option<PathBuf> {
     None
 }
 
-/// An address for an API and a port for DNS that nobody else has: the loopback network has room for every process.
-fn own_address() -> (SocketAddr, u16) {
+/// Addresses for an API and for DNS that nobody else has: the loopback network has room for every process.
+fn own_addresses() -> (SocketAddr, SocketAddr) {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     let ports = NEXT.fetch_add(2, Ordering::Relaxed);
-    (SocketAddr::from((Ipv4Addr::new(127, 64 | high, middle, low), ports)), ports + 1)
+    let address = Ipv4Addr::new(127, 64 | high, middle, low);
+    ((address, ports).into(), (address, ports + 1).into())
 }
 
 /// A server that answers as it is told, down to the bytes, and keeps what it was asked.

@@ -72,6 +72,7 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<String>>>, elsewhere: 
         "/trickle" => {
             let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n").await;
             while sent.is_ok() {
+                // Nothing is waited for: to be slow is what is asked of this path.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 sent = stream.write_all(b"x").await;
             }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use picored::handler::Limits;
 use picored_core::event::RunEnd;
 
-use crate::support::{CEILING, configured, done, event, fixture, handler, host, run, snapshot};
+use crate::support::{configured, done, event, fixture, handler, host, run, snapshot};
+use crate::wait::{found, until};
 
 #[tokio::test]
 async fn a_guest_sees_the_event_its_config_and_the_snapshot() {
@@ -62,12 +63,8 @@ async fn code_is_mapped_on_use_and_dropped_when_quiet() {
     assert!(!loaded.is_mapped());
     for _ in 0..2 {
         assert_eq!(done(run(&loaded).await), "done");
-        let dropped = async {
-            while loaded.is_mapped() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(CEILING, dropped).await.expect("quiet code is dropped");
+        let dropped = found(async || (!loaded.is_mapped()).then_some(()));
+        until("quiet code is dropped", String::new, dropped).await;
     }
 }
 

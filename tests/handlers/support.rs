@@ -14,8 +14,7 @@ use picored_core::policy::{Auth, AuthScheme, Grant};
 use picored_core::snapshot::{Endpoint, EndpointSet, MemberInfo, MemberState, Snapshot};
 use picored_core::time::Wall;
 
-/// No test waits longer for anything.
-pub(crate) const CEILING: Duration = Duration::from_secs(60);
+use crate::wait::{self, CEILING};
 
 /// A guest's file: the committed one, or of the folder that `PICORED_GUESTS` names, such as a fresh build.
 pub(crate) fn guest(name: &str) -> PathBuf {
@@ -168,7 +167,7 @@ pub(crate) async fn run(loaded: &Arc<Loaded>) -> RunEnd {
 
 /// Runs it once where the cluster is as in `snapshot`.
 pub(crate) async fn run_in(loaded: &Arc<Loaded>, snapshot: Arc<Snapshot>) -> RunEnd {
-    tokio::time::timeout(CEILING, loaded.run(event(), 1, snapshot)).await.expect("every run ends")
+    wait::until("every run ends", String::new, loaded.run(event(), 1, snapshot)).await
 }
 
 /// Loads a fixture into a host of those limits and runs it once.

@@ -8,6 +8,8 @@
 
 #[path = "../../benches/cluster.rs"]
 mod cluster;
+#[path = "../debian_powerdns/mod.rs"]
+mod debian_powerdns;
 mod metrics;
 #[path = "../../benches/network.rs"]
 mod network;

@@ -1,22 +1,20 @@
 //! Debian's PowerDNS with its SQLite backend, on a machine of the test's network: an authoritative server with one zone,
 //! and the API that the handler writes it by. Its database can be looked at from outside.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 
+use crate::debian_powerdns::{NEEDED, PROGRAM, arguments, create_database, sql};
 use crate::network::{Held, Machine};
 
 pub(crate) const ZONE: &str = "site.example.";
 pub(crate) const RECORD: &str = "www.site.example.";
 pub(crate) const API_KEY: &str = "what-the-api-wants-to-see";
 pub(crate) const API_PORT: u16 = 8081;
-/// Where Debian puts the tables' definition.
-const SCHEMA: &str = "/usr/share/doc/pdns-backend-sqlite3/schema.sqlite3.sql";
 /// What is in the zone from the start, and nobody's to touch: name, type, content.
 const OTHERS: [(&str, &str, &str); 4] = [
     (ZONE, "SOA", "ns.site.example. hostmaster.site.example. 1 3600 600 86400 30"),
@@ -34,14 +32,10 @@ pub(crate) struct PowerDns {
 impl PowerDns {
     /// Starts it on `machine`, whose address is `address`: DNS on port 53, the API on [`API_PORT`].
     pub(crate) fn start(machine: &Machine, address: Ipv4Addr, folder: &Path) -> anyhow::Result<Self> {
-        ensure!(
-            Path::new(SCHEMA).exists() && Path::new("/usr/sbin/pdns_server").exists(),
-            "PowerDNS is not installed: apt-get install pdns-server pdns-backend-sqlite3 sqlite3"
-        );
+        ensure!(Path::new(PROGRAM).exists(), "PowerDNS is not installed: {NEEDED}");
         let folder = folder.join("powerdns");
         fs::create_dir(&folder)?;
-        let database = folder.join("zones.sqlite3");
-        sql(&database, &fs::read_to_string(SCHEMA)?)?;
+        let database = create_database(&folder)?;
         let name = ZONE.trim_end_matches('.');
         sql(&database, &format!("INSERT INTO domains (name, type) VALUES ('{name}', 'NATIVE');"))?;
         for (name, kind, content) in OTHERS {
@@ -55,29 +49,11 @@ impl PowerDns {
             )?;
         }
         let log = fs::File::create(folder.join("log"))?;
-        let mut command = machine.command("/usr/sbin/pdns_server");
-        let folder = folder.display();
-        command.args([
-            // No config file but what is said here.
-            format!("--config-dir={folder}"),
-            format!("--socket-dir={folder}"),
-            "--daemon=no".into(),
-            "--guardian=no".into(),
-            "--disable-syslog=yes".into(),
-            "--launch=gsqlite3".into(),
-            format!("--gsqlite3-database={}", database.display()),
-            format!("--local-address={address}"),
-            "--local-port=53".into(),
-            "--api=yes".into(),
-            format!("--api-key={API_KEY}"),
-            format!("--webserver-address={address}"),
-            format!("--webserver-port={API_PORT}"),
-            "--webserver-allow-from=0.0.0.0/0".into(),
-            "--cache-ttl=0".into(),
-            "--query-cache-ttl=0".into(),
-            "--negquery-cache-ttl=0".into(),
-            "--zone-cache-refresh-interval=0".into(),
-        ]);
+        let mut command = machine.command(PROGRAM);
+        let (dns, api) = ((address, 53).into(), (address, API_PORT).into());
+        command.args(arguments(&database, dns, api, "0.0.0.0/0", API_KEY));
+        // Each visitor sees the record as it is.
+        command.args(["--cache-ttl=0", "--query-cache-ttl=0", "--negquery-cache-ttl=0"]);
         let process = command.stdout(Stdio::null()).stderr(log).spawn().context("pdns_server")?;
         Ok(Self { _process: Held(process), database })
     }
@@ -100,14 +76,4 @@ impl PowerDns {
         ensure!(found == others, "the zone has {found:?}, not {others:?}");
         Ok(())
     }
-}
-
-/// Has SQLite do something in the database; what it prints.
-fn sql(database: &Path, statements: &str) -> anyhow::Result<String> {
-    let done = Command::new("sqlite3").arg("-bail").arg(database).arg(statements).output();
-    let done = done.context("sqlite3 cannot be run: apt-get install sqlite3")?;
-    ensure!(done.status.success(), "sqlite3: {}", String::from_utf8_lossy(&done.stderr));
-    // PowerDNS may run as another user.
-    fs::set_permissions(database, Permissions::from_mode(0o666))?;
-    Ok(String::from_utf8(done.stdout)?)
 }
