@@ -83,7 +83,7 @@ impl Membership {
         self.suspicions.next(self.shortest_wait(), self.sized_for).map(|(due, _)| due)
     }
 
-    fn shortest_wait(&self) -> Duration {
+    pub(super) fn shortest_wait(&self) -> Duration {
         suspicion(&self.tempo, self.sized_for) * self.local_health.multiplier()
     }
 

@@ -35,6 +35,7 @@ const CORE: House = House {
                 "name",
                 "policy",
                 "record",
+                "route",
                 "snapshot",
                 "status",
                 "time",
