@@ -20,7 +20,7 @@ use crate::driver::{Clock, Driver, Parts, wall};
 use crate::events::Events;
 use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES, Secrets};
 use crate::metrics::{self, Metrics};
-use crate::net::Socket;
+use crate::net::{BindError, Socket, Streams, bind_both};
 use crate::service::Service;
 use crate::signals::Signals;
 use crate::store::{self, StateDir};
@@ -53,14 +53,17 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", errors.join("\n"))
     })?;
-    let socket = Socket::bind(node.bind).await.map_err(|error| {
+    let (udp, tcp) = bind_both(node.bind).await.map_err(|BindError { transport, error }| {
         let remedy = match error.kind() {
-            ErrorKind::AddrInUse => ": stop what listens there, or choose another port",
+            ErrorKind::AddrInUse => {
+                ": stop what listens there, or choose another port; gossip needs UDP and TCP of one"
+            }
             ErrorKind::AddrNotAvailable => ": choose an address that this machine has",
             _ => "",
         };
-        anyhow::anyhow!("cannot listen on node.bind {}: {error}{remedy}", node.bind)
+        anyhow::anyhow!("cannot listen on node.bind {} ({transport}): {error}{remedy}", node.bind)
     })?;
+    let (socket, streams) = (Socket::new(udp).await?, Streams::new(tcp)?);
     let local = socket.local_address()?;
     let advertise = node.advertise.unwrap_or(local);
     let metrics_listener = match metrics_address {
@@ -104,8 +107,21 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         tokio::spawn(metrics::serve(listener, metrics.clone(), readers.clone()));
     }
     let serving = tokio::spawn(server.serve(readers, metrics.clone(), events.clone(), sender));
-    let parts =
-        Parts { socket, host, state, config, config_path, prober, signals, status, metrics, commands, events, service };
+    let parts = Parts {
+        socket,
+        streams,
+        host,
+        state,
+        config,
+        config_path,
+        prober,
+        signals,
+        status,
+        metrics,
+        commands,
+        events,
+        service,
+    };
     let ended = Driver::new(core, clock, parts).run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.

@@ -35,7 +35,7 @@ use crate::config_file;
 use crate::events::Events;
 use crate::handler::Host;
 use crate::metrics::Metrics;
-use crate::net::Socket;
+use crate::net::{Socket, Streams};
 use crate::notices;
 use crate::service::Service;
 use crate::signals::{Asked, Signals};
@@ -97,6 +97,8 @@ enum Report {
 pub struct Parts {
     /// The gossip socket.
     pub socket: Socket,
+    /// The connections beside it.
+    pub streams: Streams,
     /// Runs the handlers.
     pub host: Host,
     /// Keeps the generation.
@@ -126,6 +128,7 @@ pub struct Driver {
     node: Node,
     clock: Clock,
     socket: Socket,
+    streams: Streams,
     state: StateDir,
     prober: Prober,
     reload: Reload,
@@ -152,6 +155,7 @@ impl Driver {
     pub fn new(node: Node, clock: Clock, parts: Parts) -> Self {
         let Parts {
             socket,
+            streams,
             host,
             state,
             config,
@@ -170,6 +174,7 @@ impl Driver {
             node,
             clock,
             socket,
+            streams,
             state,
             prober,
             handlers,
@@ -214,6 +219,7 @@ impl Driver {
                     readable?;
                     self.take_datagrams();
                 }
+                input = self.streams.next() => self.node.handle(self.clock.now(), input),
                 Some(report) = self.reports.1.recv() => {
                     let news = self.handlers.take(report);
                     self.tell(news);
@@ -223,6 +229,7 @@ impl Driver {
                     // What has come in counts before what is overdue: after a stall the refutal of a suspicion may lie
                     // in the socket while its deadline has passed.
                     self.take_datagrams();
+                    self.take_frames();
                     self.node.handle_timeout(self.clock.now());
                 }
                 prepared = self.reload.prepared() => self.take_in(prepared),
@@ -264,6 +271,12 @@ impl Driver {
         }
     }
 
+    fn take_frames(&mut self) {
+        while let Some(input) = self.streams.ready() {
+            self.node.handle(self.clock.now(), input);
+        }
+    }
+
     fn do_outputs(&mut self) {
         let now = self.clock.now();
         let mut news = false;
@@ -274,6 +287,10 @@ impl Driver {
                         tracing::debug!(%to, %error, "sending");
                     }
                 }
+                Output::Dial { connection, to } => self.streams.dial(connection, to),
+                Output::Frame { connection, data } => self.streams.send(connection, data),
+                Output::Listen { connection, at_most } => self.streams.listen(connection, at_most),
+                Output::Close { connection } => self.streams.close(connection),
                 Output::Resolve { name, port } => self.resolve(name, port),
                 Output::Check { number, app } => self.check(number, *app),
                 Output::Load(handler) => self.handlers.load(&handler),

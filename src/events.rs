@@ -30,8 +30,8 @@ pub struct Happening {
     /// An event's kind (`app-down`), or `verdict` (why the member is down whose `member-down` comes next), `joined`, `checked` (this node's own verdict on an application changed), `ended`
     /// (a run of a handler, or what came of a delivery without one), `upgraded`, `rolled-back`, `upgrade-refused` (another
     /// version of a handler), `config-mismatch` (the member's handler differs from most nodes'), `config-agreed` (no longer),
-    /// `held`, `refused`, `cut-off` (most members were lost at once, so handlers wait), `reunited` (they go on), `rejoined`,
-    /// `name-taken`.
+    /// `degraded` (the member answers over TCP alone), `recovered` (its datagrams come through again), `held`, `refused`,
+    /// `cut-off` (most members were lost at once, so handlers wait), `reunited` (they go on), `rejoined`, `name-taken`.
     pub kind: String,
     /// The event's id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +134,10 @@ impl Happening {
                 let text = differs.map(|differs| format!("its {} differs from most nodes'", differs.as_str()));
                 let happened = if differs.is_some() { "config-mismatch" } else { "config-agreed" };
                 Self { handler: some(handler), member: some(node), text, ..kind(happened) }
+            }
+            Notice::Degraded { member, recovered } => {
+                let text = (!recovered).then(|| "it answers over TCP alone: no datagram comes through".to_owned());
+                Self { member: some(member), text, ..kind(if *recovered { "recovered" } else { "degraded" }) }
             }
             Notice::Held { app } => {
                 Self { app: some(app), text: some(&"up nowhere: the last set stays published"), ..kind("held") }

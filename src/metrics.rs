@@ -29,7 +29,7 @@ const SECONDS: [f64; 9] = [0.0005, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 30.0]
 /// Rest after the system could not give us a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// The states of a member, and of an application: each has its line, also if it is 0.
-const MEMBER_STATES: [&str; 4] = ["alive", "suspect", "down", "left"];
+const MEMBER_STATES: [&str; 5] = ["alive", "degraded", "suspect", "down", "left"];
 const APP_STATES: [&str; 3] = ["up", "down", "unknown"];
 
 /// The times that are collected. Cheap to clone; all clones count together.

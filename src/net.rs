@@ -1,13 +1,50 @@
-//! The gossip socket: UDP, IPv4 and IPv6. It moves bytes and judges nothing.
+//! The gossip port: UDP and TCP, IPv4 and IPv6. It moves bytes and judges nothing.
 //!
-//! A socket bound to an IPv6 address sees IPv4 peers as mapped addresses; here, and only here, they are turned into what
+//! Datagrams go through [`Socket`], frames through [`Streams`]. A socket bound to an IPv6 address sees IPv4 peers as mapped addresses; here, and only here, they are turned into what
 //! they are and back. Used by the driver.
+
+mod frame;
+mod stream;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use picored_core::envelope::MAX_DATAGRAM;
-use tokio::net::UdpSocket;
+use tokio::net::{TcpListener, UdpSocket};
+
+pub use self::stream::Streams;
+
+/// Ports are many and nearly all free: a few tries find one that is free for both.
+const TRIES: usize = 16;
+
+/// One of the two cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{transport}: {error}")]
+pub struct BindError {
+    /// `UDP` or `TCP`.
+    pub transport: &'static str,
+    /// Why.
+    pub error: io::Error,
+}
+
+/// Binds UDP and TCP to one port of `address`; port 0 takes one that is free for both.
+///
+/// # Errors
+/// If one of them is taken, or the address is not this machine's.
+pub async fn bind_both(address: SocketAddr) -> Result<(UdpSocket, TcpListener), BindError> {
+    let failed = |transport| move |error| BindError { transport, error };
+    let mut tries = if address.port() == 0 { TRIES } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(address).await.map_err(failed("UDP"))?;
+        let bound = udp.local_addr().map_err(failed("UDP"))?;
+        tries -= 1;
+        match TcpListener::bind(bound).await {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse || tries == 0 => return Err(failed("TCP")(error)),
+            Err(_) => {}
+        }
+    }
+}
 
 /// A bound gossip socket.
 #[derive(Debug)]
@@ -17,12 +54,15 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Binds `address`; port 0 takes a free one.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let udp = UdpSocket::bind(address).await?;
+    /// Gossips through `udp`.
+    ///
+    /// # Errors
+    /// If the socket cannot be used.
+    pub async fn new(udp: UdpSocket) -> io::Result<Self> {
         // Until this was waited for once, nothing would be sent.
         udp.writable().await?;
-        Ok(Self { udp, is_v6: address.is_ipv6() })
+        let is_v6 = udp.local_addr()?.is_ipv6();
+        Ok(Self { udp, is_v6 })
     }
 
     /// Where it is bound.
@@ -58,6 +98,10 @@ impl Socket {
 mod tests {
     use super::*;
 
+    async fn bind(address: &str) -> Socket {
+        Socket::new(UdpSocket::bind(address).await.unwrap()).await.unwrap()
+    }
+
     async fn pass(from: &Socket, to: SocketAddr, at: &Socket, data: &[u8]) -> (SocketAddr, Vec<u8>) {
         from.send(to, data).unwrap();
         loop {
@@ -71,10 +115,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_v6_socket_talks_to_both_families_under_their_own_names() {
-        let both = Socket::bind("[::]:0".parse().unwrap()).await.unwrap();
+        let both = bind("[::]:0").await;
         let port = both.local_address().unwrap().port();
         for ip in ["127.0.0.1", "::1"] {
-            let peer = Socket::bind(SocketAddr::new(ip.parse().unwrap(), 0)).await.unwrap();
+            let peer = Socket::new(UdpSocket::bind((ip, 0)).await.unwrap()).await.unwrap();
             let address = peer.local_address().unwrap();
             let (from, data) = pass(&peer, SocketAddr::new(ip.parse().unwrap(), port), &both, b"there").await;
             assert_eq!((from, data.as_slice()), (address, &b"there"[..]));
@@ -85,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_too_long_stays_too_long() {
-        let socket = Socket::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let socket = bind("127.0.0.1:0").await;
         let address = socket.local_address().unwrap();
         let (_, data) = pass(&socket, address, &socket, &[7; 9000]).await;
         assert_eq!(data.len(), MAX_DATAGRAM + 1);

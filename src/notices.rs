@@ -95,6 +95,13 @@ pub(crate) fn log(notice: &Notice) {
         Notice::Mismatch { handler, node, differs: None } => {
             tracing::info!(target: "picored::handler", %handler, member = %node, "config-agreed");
         }
+        Notice::Degraded { member, recovered: false } => {
+            let text = "it answers over TCP alone: no datagram comes through";
+            tracing::warn!(target: "picored::gossip", member = %member, text, "degraded");
+        }
+        Notice::Degraded { member, recovered: true } => {
+            tracing::info!(target: "picored::gossip", member = %member, "recovered");
+        }
         Notice::Held { app } => {
             let reason = "never-empty";
             tracing::warn!(target: "picored::plan", app = %app, reason, "up nowhere: the last set stays published");

@@ -6,13 +6,13 @@
 //! and what was kept is then taken. Boots only grow: an earlier one than the confirmed is refused for good.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::RngExt;
 
 use crate::envelope::{BootKey, Cluster, Refusal, Window};
 use crate::name::NodeName;
+use crate::route::Route;
 use crate::time::Instant;
 
 /// So many confirmed contacts are remembered at most.
@@ -40,7 +40,7 @@ struct Stranger {
     window: Window,
     nonce: u64,
     asked: Instant,
-    kept: Vec<(SocketAddr, Vec<u8>)>,
+    kept: Vec<(Route, Vec<u8>)>,
 }
 
 /// What became of a datagram that was proven.
@@ -60,9 +60,9 @@ pub struct Contacts {
 }
 
 impl Contacts {
-    /// Proves a datagram and tells whether its sender is known.
-    pub fn open(&mut self, cluster: &Cluster, now: Instant, datagram: &[u8]) -> Result<Opened, Refusal> {
-        let envelope = cluster.read(datagram)?;
+    /// Proves a datagram or frame of at most `at_most` bytes, and tells whether its sender is known.
+    pub fn open(&mut self, cluster: &Cluster, now: Instant, sealed: &[u8], at_most: usize) -> Result<Opened, Refusal> {
+        let envelope = cluster.read_within(sealed, at_most)?;
         let (name, boot, counter) = (envelope.sender.clone(), envelope.boot, envelope.counter);
         if let Some(contact) = self.known.get_mut(&name) {
             if boot < contact.boot {
@@ -111,7 +111,7 @@ impl Contacts {
         &mut self,
         now: Instant,
         name: &NodeName,
-        from: SocketAddr,
+        from: Route,
         payload: Vec<u8>,
         rng: &mut impl RngExt,
     ) -> Option<u64> {
@@ -120,7 +120,8 @@ impl Contacts {
             stranger.kept.push((from, payload));
         }
         let first = stranger.nonce == 0;
-        if !first && now.since(stranger.asked) < ASK_AGAIN {
+        // A connection has a challenge of its own: it may be the one way that is open.
+        if !first && from.connection().is_none() && now.since(stranger.asked) < ASK_AGAIN {
             return None;
         }
         if first {
@@ -132,13 +133,13 @@ impl Contacts {
 
     /// A stranger has answered a challenge. If it is the right answer it is a contact from now on, and what was kept of
     /// it is returned to be taken.
-    pub fn answer(&mut self, name: &NodeName, nonce: u64) -> Option<Vec<(SocketAddr, Vec<u8>)>> {
+    pub fn answer(&mut self, name: &NodeName, nonce: u64) -> Option<Vec<(Route, Vec<u8>)>> {
         let asked = self.strangers.get(name).is_some_and(|stranger| stranger.nonce != 0 && stranger.nonce == nonce);
         if asked { self.confirm(name) } else { None }
     }
 
     /// A stranger has proven by other means that it lives (it answered this node's own nonce).
-    pub fn confirm(&mut self, name: &NodeName) -> Option<Vec<(SocketAddr, Vec<u8>)>> {
+    pub fn confirm(&mut self, name: &NodeName) -> Option<Vec<(Route, Vec<u8>)>> {
         if self.known.len() >= MAX_CONTACTS && !self.known.contains_key(name) {
             return None;
         }
@@ -151,7 +152,7 @@ impl Contacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::{ClusterKey, Sealer};
+    use crate::envelope::{ClusterKey, MAX_DATAGRAM, Sealer};
     use crate::name::ClusterName;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
@@ -177,7 +178,7 @@ mod tests {
             Sealer::new(&self.cluster, &name(), boot)
         }
         fn open(&mut self, datagram: &[u8]) -> Result<Opened, Refusal> {
-            self.contacts.open(&self.cluster, self.now, datagram)
+            self.contacts.open(&self.cluster, self.now, datagram, MAX_DATAGRAM)
         }
         fn keep(&mut self, payload: &[u8]) -> Option<u64> {
             self.contacts.keep(self.now, &name(), from(), payload.to_vec(), &mut self.rng)
@@ -196,8 +197,8 @@ mod tests {
     fn name() -> NodeName {
         NodeName::new("web1").unwrap()
     }
-    fn from() -> SocketAddr {
-        "127.0.0.1:9".parse().unwrap()
+    fn from() -> Route {
+        Route::Datagram("127.0.0.1:9".parse().unwrap())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The envelope of every datagram: who sent it, sealed so that only the cluster can read or write it.
+//! The envelope of every datagram and frame: who sent it, sealed so that only the cluster can read or write it.
 //!
 //! ```text
 //! version 1 | cluster 4 | key id 4 | boot 8 | counter 8 | name length 1 | name | ciphertext | tag 16
@@ -19,10 +19,13 @@ use ring::{digest, hkdf};
 
 use crate::name::{ClusterName, MAX_LEN, NodeName};
 
-/// The first byte of every datagram.
+/// The first byte of every datagram, and of every frame after its length.
 pub const VERSION: u8 = 1;
 /// No datagram is larger: what IPv6's smallest MTU (1280) leaves after IP and UDP headers.
 pub const MAX_DATAGRAM: usize = 1232;
+/// No frame on a TCP connection is larger, its length's four bytes aside; and none larger than [`MAX_DATAGRAM`] before
+/// its sender is confirmed.
+pub const MAX_FRAME: usize = 16 << 10;
 const FIXED: usize = 26;
 const TAG: usize = 16;
 
@@ -92,8 +95,8 @@ impl hkdf::KeyType for Four {
 /// Why a datagram was not taken. Each reason is counted under its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Refusal {
-    /// Shorter than an envelope, or larger than [`MAX_DATAGRAM`].
-    #[error("length: no datagram of a picored has this length")]
+    /// Shorter than an envelope, or larger than [`MAX_DATAGRAM`] or what a frame may have.
+    #[error("length: no datagram or frame of a picored has this length")]
     Length,
     /// Another version of the format, or no picored at all.
     #[error("version: not a datagram of a picored, or of another version of the protocol")]
@@ -119,9 +122,12 @@ pub enum Refusal {
     /// Opened, but not understood.
     #[error("malformed: sealed with the right key, but not a message of this version")]
     Malformed,
-    /// More strangers at once than are remembered.
-    #[error("crowded: too many unknown senders at once")]
+    /// More strangers at once than are remembered, or more connections than are served.
+    #[error("crowded: too many unknown senders or connections at once")]
     Crowded,
+    /// A connection on which no whole frame came in time.
+    #[error("silent: connected over TCP and sent no whole frame in time")]
+    Silent,
 }
 
 impl Refusal {
@@ -138,6 +144,7 @@ impl Refusal {
             Self::Stale => "stale",
             Self::Malformed => "malformed",
             Self::Crowded => "crowded",
+            Self::Silent => "silent",
         }
     }
 }
@@ -167,6 +174,11 @@ impl Cluster {
 
     /// Reads the part of a datagram that is not sealed. Nothing of it is proven yet.
     pub fn read<'a>(&self, datagram: &'a [u8]) -> Result<Envelope<'a>, Refusal> {
+        self.read_within(datagram, MAX_DATAGRAM)
+    }
+
+    /// The same for a datagram or frame of at most `at_most` bytes.
+    pub fn read_within<'a>(&self, datagram: &'a [u8], at_most: usize) -> Result<Envelope<'a>, Refusal> {
         if datagram.first().is_some_and(|&version| version != VERSION) {
             return Err(Refusal::Version);
         }
@@ -175,7 +187,7 @@ impl Cluster {
             return Err(Refusal::Name);
         }
         let header_len = FIXED + name_len;
-        if datagram.len() < header_len + TAG || datagram.len() > MAX_DATAGRAM {
+        if datagram.len() < header_len + TAG || datagram.len() > at_most {
             return Err(Refusal::Length);
         }
         let (header, sealed) = datagram.split_at(header_len);

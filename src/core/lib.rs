@@ -29,6 +29,7 @@ pub mod plan;
 pub mod policy;
 pub mod record;
 pub mod reload;
+pub mod route;
 pub mod snapshot;
 pub mod status;
 pub mod time;

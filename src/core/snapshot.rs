@@ -14,6 +14,8 @@ use crate::name::{AppName, NodeName};
 pub enum MemberState {
     /// Answers.
     Alive,
+    /// Answers over TCP alone: no datagram comes through. As good as alive.
+    Degraded,
     /// Does not answer; still counted as alive until the suspicion time is over.
     Suspect,
     /// Failed.
@@ -27,6 +29,7 @@ impl MemberState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Alive => "alive",
+            Self::Degraded => "degraded",
             Self::Suspect => "suspect",
             Self::Down => "down",
             Self::Left => "left",
@@ -35,7 +38,7 @@ impl MemberState {
 
     /// Whether the member counts as being there: alive, or not yet given up.
     pub const fn is_active(self) -> bool {
-        matches!(self, Self::Alive | Self::Suspect)
+        matches!(self, Self::Alive | Self::Degraded | Self::Suspect)
     }
 }
 

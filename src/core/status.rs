@@ -20,7 +20,7 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// The handlers, in the order of the config.
     pub handlers: Vec<HandlerStatus>,
-    /// Datagrams by fate: `sent`, `accepted`, and a name for each reason of refusal.
+    /// Datagrams and frames by fate: `sent`, `accepted`, and a name for each reason of refusal.
     pub datagrams: std::collections::BTreeMap<String, u64>,
 }
 
@@ -31,7 +31,7 @@ pub struct MemberStatus {
     pub name: String,
     /// Where it gossips: address and port.
     pub address: String,
-    /// `alive`, `suspect`, `down` or `left`.
+    /// `alive`, `degraded` (answers over TCP alone), `suspect`, `down` or `left`.
     pub state: String,
     /// Grows with each start of the member.
     pub generation: u64,

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::zone::{Lookup, Zone};
 use crate::accept::each_connection;
+use crate::net::bind_both;
 
 /// The largest answer over UDP to one who says that it takes so much: what fits every path without fragments.
 const UDP_LIMIT: u16 = 1232;
@@ -145,19 +146,9 @@ impl Server {
     /// # Errors
     /// If the address is taken or not this machine's.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        /// Ports are many and nearly all free: a few tries find one.
-        const TRIES: usize = 16;
-        let mut tries = if address.port() == 0 { TRIES } else { 1 };
-        loop {
-            let udp = UdpSocket::bind(address).await?;
-            let bound = udp.local_addr()?;
-            tries -= 1;
-            match TcpListener::bind(bound).await {
-                Ok(tcp) => return Ok(Self { udp, tcp, address: bound }),
-                Err(error) if error.kind() != io::ErrorKind::AddrInUse || tries == 0 => return Err(error),
-                Err(_) => {}
-            }
-        }
+        let (udp, tcp) = bind_both(address).await.map_err(|failed| failed.error)?;
+        let address = udp.local_addr()?;
+        Ok(Self { udp, tcp, address })
     }
 
     /// Where it listens.

@@ -4,15 +4,42 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use picored_core::name::NodeName;
+use picored_core::node::Invocation;
+use picored_core::route::Connection;
 use picored_core::time::Instant;
 
 use crate::network::{BEARABLE, GRACE};
 use crate::program::Program;
-use crate::simulation::Arrival;
 use crate::template::{address, node_name};
 
 /// So many datagrams wait for a program that stands still, as in a socket's buffer.
 const BUFFERED: usize = 256;
+
+/// What is on its way, or goes on outside of the nodes.
+pub(crate) enum Arrival {
+    Datagram {
+        to: SocketAddr,
+        from: SocketAddr,
+        data: Vec<u8>,
+    },
+    CheckDone {
+        machine: usize,
+        life: u32,
+        number: u64,
+        good: bool,
+    },
+    /// A connection that the machine asked for: none is made, as behind a firewall that lets nothing but datagrams through.
+    Closed {
+        machine: usize,
+        life: u32,
+        connection: Connection,
+    },
+    RunDone {
+        machine: usize,
+        life: u32,
+        run: Box<Invocation>,
+    },
+}
 
 pub(crate) struct Machine {
     pub(crate) name: NodeName,

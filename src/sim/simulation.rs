@@ -10,32 +10,25 @@ use std::time::Duration;
 use picored_core::digest::Digest;
 use picored_core::event::RunEnd;
 use picored_core::name::{AppName, NodeName};
-use picored_core::node::{Input, Invocation, Node, Notice, Output, Settings};
+use picored_core::node::{Input, Node, Notice, Output, Settings};
 use picored_core::record::AppState;
 use picored_core::time::{Instant, Now, TimerQueue, Wall};
 use picored_core::versions::Takeover;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::machine::Machine;
+use crate::machine::{Arrival, Machine};
 use crate::measure::{Measures, Truth};
 use crate::network::{CutId, Network};
 use crate::program::{Program, System};
 use crate::report::Report;
 use crate::template::{Template, address};
-use crate::trace::{Line, Trace, What};
+use crate::trace::{Line, Trace, What, wanted};
 
 /// The wall clock's time at the simulation's start, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
 /// A check that is answered well takes this time.
 const GOOD_CHECK: Duration = Duration::from_millis(5);
-
-/// What is on its way, or goes on outside of the nodes.
-pub(crate) enum Arrival {
-    Datagram { to: SocketAddr, from: SocketAddr, data: Vec<u8> },
-    CheckDone { machine: usize, life: u32, number: u64, good: bool },
-    RunDone { machine: usize, life: u32, run: Box<Invocation> },
-}
 
 /// One cluster, one seed, one history.
 pub struct Simulation {
@@ -456,7 +449,9 @@ impl Simulation {
                 }
                 _ => return self.network.packets.unclaimed += 1,
             },
-            Arrival::CheckDone { machine, life, .. } | Arrival::RunDone { machine, life, .. } => (*machine, *life),
+            Arrival::CheckDone { machine, life, .. }
+            | Arrival::Closed { machine, life, .. }
+            | Arrival::RunDone { machine, life, .. } => (*machine, *life),
         };
         if self.machines[machine].life != life {
             return;
@@ -480,6 +475,7 @@ impl Simulation {
                 let result = if good { Ok(()) } else { Err("no answer".into()) };
                 self.tell(machine, Input::CheckDone { number, result });
             }
+            Arrival::Closed { connection, .. } => self.tell(machine, Input::Closed { connection }),
             Arrival::RunDone { run, .. } => {
                 let done = RunEnd::Done { changed: true, text: String::new() };
                 let end = self.run_ends.get(&machine).cloned().unwrap_or(done);
@@ -547,6 +543,10 @@ impl Simulation {
                 let version = Digest::new([1; 32]);
                 self.tell(machine, Input::HandlerReady { handler, version, takeover: Takeover::Load });
             }
+            Output::Dial { connection, .. } => {
+                self.arrivals.push(self.now, Arrival::Closed { machine, life, connection });
+            }
+            Output::Frame { .. } | Output::Listen { .. } | Output::Close { .. } => {}
             // Seeds are addresses here, and every version is the same.
             Output::Resolve { .. } | Output::RollBack { .. } => {}
         }
@@ -597,13 +597,4 @@ impl Drop for Simulation {
             let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
         }
     }
-}
-
-/// What a run sees as wanted, in a line.
-fn wanted(run: &Invocation) -> String {
-    let set = |(app, set): (&AppName, &picored_core::snapshot::EndpointSet)| {
-        let members: BTreeSet<_> = set.endpoints.iter().map(|endpoint| endpoint.member.as_str()).collect();
-        format!("{app} on {}", members.into_iter().collect::<Vec<_>>().join(" "))
-    };
-    run.snapshot.apps.iter().map(set).collect::<Vec<_>>().join("; ")
 }

@@ -1,9 +1,11 @@
 //! What was done to a cluster and what it said, as lines for people: the last ones, and those around the first mistake.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
-use picored_core::node::Notice;
+use picored_core::name::AppName;
+use picored_core::node::{Invocation, Notice};
+use picored_core::snapshot::EndpointSet;
 use picored_core::time::Instant;
 
 use crate::template::node_name;
@@ -90,4 +92,13 @@ impl Trace {
         }
         format!("until the first mistake:\n{}\nat the end:\n{last}", self.first_mistake.join("\n"))
     }
+}
+
+/// What a run sees as wanted, in a line.
+pub(crate) fn wanted(run: &Invocation) -> String {
+    let set = |(app, set): (&AppName, &EndpointSet)| {
+        let members: BTreeSet<_> = set.endpoints.iter().map(|endpoint| endpoint.member.as_str()).collect();
+        format!("{app} on {}", members.into_iter().collect::<Vec<_>>().join(" "))
+    };
+    run.snapshot.apps.iter().map(set).collect::<Vec<_>>().join("; ")
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod cache;
+mod connections;
 mod failure;
 mod handlers;
 mod health;

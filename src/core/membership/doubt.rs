@@ -86,7 +86,7 @@ impl Membership {
         self.suspicions.next(self.shortest_wait(), self.confirmed_among()).map(|(due, _)| due)
     }
 
-    fn shortest_wait(&self) -> Duration {
+    pub(super) fn shortest_wait(&self) -> Duration {
         suspicion(&self.tempo, self.sized_for) * self.patience()
     }
 

@@ -12,6 +12,7 @@ mod suspicion;
 mod tempo;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;

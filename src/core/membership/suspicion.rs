@@ -48,6 +48,18 @@ pub struct Suspicion {
     pub heard: Option<Instant>,
     /// By whom, as far as this node knows, the first first.
     pub accusers: Vec<Accuser>,
+    question: Question,
+}
+
+/// What became of the question before the verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Due,
+    /// The answer may take until then.
+    Asked(Instant),
+    /// None is waited for.
+    Over,
+    Answered,
 }
 
 impl Suspicion {
@@ -86,6 +98,7 @@ impl Suspicions {
             waits_since: now,
             heard: None,
             accusers: Vec::new(),
+            question: Question::Due,
         };
         let held = self.by_name.entry(identity.name.clone()).or_insert_with(new);
         if !held.is_of(identity, incarnation) {
@@ -126,6 +139,9 @@ impl Suspicions {
 
     /// A suspicion was wrong: its answer has come now. A slow member needs its time to refute, each time anew.
     pub(super) fn was_wrong(&mut self, now: Instant, suspicion: &Suspicion) {
+        if suspicion.question == Question::Answered {
+            return;
+        }
         self.slow.retain(|_, (_, learnt)| now.since(*learnt) < REMEMBER_SLOW);
         self.slow.insert(suspicion.identity.name.clone(), (now.since(suspicion.since), now));
     }
@@ -137,12 +153,45 @@ impl Suspicions {
         let quiet = suspicion.heard.map_or(Instant::default(), |heard| heard + shortest);
         let longest = suspicion.waits_since + shortest.mul_f64(UNCONFIRMED);
         let over = suspicion.waits_since + wait(shortest, nodes, suspicion.accusers.len());
-        over.max(quiet.max(needs).min(longest))
+        let asked = match suspicion.question {
+            Question::Asked(until) => until,
+            _ => Instant::default(),
+        };
+        over.max(quiet.max(needs).min(longest)).max(asked)
+    }
+
+    /// The first one that was not asked, and when its wait is over.
+    pub(super) fn next_unasked(&self, shortest: Duration, nodes: usize) -> Option<(Instant, &Suspicion)> {
+        let unasked = self.by_name.values().filter(|it| it.question == Question::Due);
+        unasked.map(|it| (self.over(it, shortest, nodes), it)).min_by_key(|(at, _)| *at)
+    }
+
+    /// A suspect was asked; the answer may take until then.
+    pub(super) fn ask(&mut self, name: &NodeName, until: Instant) {
+        if let Some(held) = self.by_name.get_mut(name) {
+            held.question = Question::Asked(until);
+        }
+    }
+
+    /// No answer will come.
+    pub(super) fn stop_waiting(&mut self, name: &NodeName) {
+        if let Some(held) = self.by_name.get_mut(name).filter(|held| matches!(held.question, Question::Asked(_))) {
+            held.question = Question::Over;
+        }
+    }
+
+    /// The answer has come.
+    pub(super) fn answered_otherwise(&mut self, name: &NodeName) {
+        if let Some(held) = self.by_name.get_mut(name) {
+            held.question = Question::Answered;
+        }
     }
 
     /// This node stood still, and may have missed their refutals: all may wait as if they had just been suspected.
     pub(super) fn wait_anew(&mut self, now: Instant) {
-        self.by_name.values_mut().for_each(|suspicion| suspicion.waits_since = now);
+        for suspicion in self.by_name.values_mut() {
+            (suspicion.waits_since, suspicion.question) = (now, Question::Due);
+        }
     }
 
     /// The first one whose wait is over, and when that is or was; `shortest` as in [`wait`], this node's own part in it.

@@ -15,6 +15,7 @@ use crate::event::{DeliveryId, Event, RunEnd};
 use crate::ledger::{Delivery, Outcome};
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::record::{AppState, MAX_RECORD};
+use crate::route::Connection;
 use crate::snapshot::Snapshot;
 use crate::status::{Evidence, MissingAsk};
 use crate::versions::Takeover;
@@ -67,6 +68,27 @@ pub enum Input {
         from: SocketAddr,
         /// Its bytes.
         data: Vec<u8>,
+    },
+    /// A frame came in on a TCP connection. Nothing more is read from that until [`Output::Listen`].
+    Frame {
+        /// Which.
+        connection: Connection,
+        /// Who is at its other end.
+        from: SocketAddr,
+        /// What the frame holds, its length aside.
+        data: Vec<u8>,
+    },
+    /// A connection was cut off, or not taken, before its frame could be looked at.
+    FrameRefused {
+        /// Whose it was.
+        from: SocketAddr,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A connection that the node asked for could not be made, or has ended. Frames that came before it were told of.
+    Closed {
+        /// Which.
+        connection: Connection,
     },
     /// A seed's name was looked up; no address if that failed.
     Resolved {
@@ -138,6 +160,33 @@ pub enum Output {
         to: SocketAddr,
         /// Its bytes.
         data: Vec<u8>,
+    },
+    /// Open a TCP connection, and read its first frame, of at most [`MAX_FRAME`](crate::envelope::MAX_FRAME) bytes. Its
+    /// frames follow as [`Output::Frame`]; nothing of it is owed, and [`Input::Closed`] tells of its end.
+    Dial {
+        /// A [`Connection::Dialed`] that was not there before.
+        connection: Connection,
+        /// To where.
+        to: SocketAddr,
+    },
+    /// Send a frame on a connection, if that is still there.
+    Frame {
+        /// Which.
+        connection: Connection,
+        /// What the frame holds, its length aside.
+        data: Vec<u8>,
+    },
+    /// Read the next frame of a connection.
+    Listen {
+        /// Which.
+        connection: Connection,
+        /// How many bytes it may have, its length aside.
+        at_most: usize,
+    },
+    /// End a connection when its frames have been sent. [`Input::Closed`] need not follow.
+    Close {
+        /// Which.
+        connection: Connection,
     },
     /// Look up a seed's name, and answer with [`Input::Resolved`].
     Resolve {
@@ -262,7 +311,14 @@ pub enum Notice {
         /// Which.
         app: AppName,
     },
-    /// Datagrams were refused.
+    /// A member answers over TCP alone; or this is over.
+    Degraded {
+        /// Which.
+        member: NodeName,
+        /// Whether its datagrams come through again.
+        recovered: bool,
+    },
+    /// Datagrams or frames were refused.
     Refused {
         /// Why.
         refusal: Refusal,

@@ -1,4 +1,4 @@
-//! Datagrams, in and out: what each message does, and to whom it is believed.
+//! Messages, in and out, by datagram or frame: what each does, and to whom it is believed.
 //!
 //! The envelope and `contacts` say who sealed one and whether it is new; a sender that has not proven yet that it lives is
 //! heard on this node's own questions alone. What is refused is counted by reason and told of at most once a minute.
@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::{Node, Notice, Output};
 use crate::contacts::Opened;
 use crate::defences::Defence;
-use crate::envelope::Refusal;
+use crate::envelope::{MAX_DATAGRAM, Refusal};
 use crate::message::Message;
 use crate::name::NodeName;
+use crate::route::Route;
 use crate::time::{Instant, Now};
 
 /// A refused datagram is told of at most this often for each reason.
@@ -25,21 +26,24 @@ impl Node {
         }
     }
 
-    pub(super) fn send(&mut self, to: SocketAddr, message: &Message) {
+    pub(super) fn send(&mut self, to: impl Into<Route>, message: &Message) {
         let data = self.sealer.seal(&message.encode());
         self.count("sent");
-        self.outputs.push_back(Output::Send { to, data });
+        self.outputs.push_back(match to.into() {
+            Route::Datagram(to) => Output::Send { to, data },
+            Route::Stream { connection, .. } => Output::Frame { connection, data },
+        });
     }
 
     pub(super) fn on_datagram(&mut self, now: Now, from: SocketAddr, data: &[u8]) {
-        match self.contacts.open(&self.cluster, now.at, data) {
-            Ok(Opened::Confirmed(sender, payload)) => self.on_payload(now, from, &sender, &payload),
-            Ok(Opened::Stranger(sender, payload)) => self.on_stranger(now, from, &sender, payload),
+        match self.contacts.open(&self.cluster, now.at, data, MAX_DATAGRAM) {
+            Ok(Opened::Confirmed(sender, payload)) => self.on_payload(now, from.into(), &sender, &payload),
+            Ok(Opened::Stranger(sender, payload)) => self.on_stranger(now, from.into(), &sender, payload),
             Err(refusal) => self.refuse(now.at, from, refusal),
         }
     }
 
-    fn refuse(&mut self, now: Instant, from: SocketAddr, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, now: Instant, from: SocketAddr, refusal: Refusal) {
         let count = self.count(refusal.as_str());
         let told = self.refusals_told.get(&refusal);
         if told.is_none_or(|told| now.since(*told) >= TELL_REFUSALS) {
@@ -49,9 +53,9 @@ impl Node {
     }
 
     /// From a sender that has not yet proven that it lives: only answers to this node's own questions count.
-    fn on_stranger(&mut self, now: Now, from: SocketAddr, sender: &NodeName, payload: Vec<u8>) {
+    pub(super) fn on_stranger(&mut self, now: Now, from: Route, sender: &NodeName, payload: Vec<u8>) {
         let kept = match Message::decode(&payload) {
-            None => return self.refuse(now.at, from, Refusal::Malformed),
+            None => return self.refuse(now.at, from.peer(), Refusal::Malformed),
             Some(Message::Challenge { nonce }) => return self.send(from, &Message::Response { nonce }),
             Some(Message::Response { nonce }) => self.contacts.answer(sender, nonce),
             Some(Message::Welcome { nonce, .. } | Message::NameTaken { nonce, .. })
@@ -77,15 +81,18 @@ impl Node {
         for (from, payload) in kept.into_iter().flatten() {
             self.on_payload(now, from, sender, &payload);
         }
-        if is_confirmed && !self.is_joined() {
+        if let Route::Datagram(address) = from
+            && is_confirmed
+            && !self.is_joined()
+        {
             // It may have spoken to an earlier life of this node: a member to join by, whoever the seeds are.
-            self.greet(now.at, vec![from]);
+            self.greet(now.at, vec![address]);
         }
     }
 
-    fn on_payload(&mut self, now: Now, from: SocketAddr, sender: &NodeName, payload: &[u8]) {
+    pub(super) fn on_payload(&mut self, now: Now, from: Route, sender: &NodeName, payload: &[u8]) {
         let Some(message) = Message::decode(payload) else {
-            return self.refuse(now.at, from, Refusal::Malformed);
+            return self.refuse(now.at, from.peer(), Refusal::Malformed);
         };
         self.count("accepted");
         self.answer_doubts(now.at, from, sender);
@@ -93,7 +100,7 @@ impl Node {
         match message {
             Message::Gossip(data) => {
                 if self.membership.handle_data(now.at, &data).is_err() {
-                    self.refuse(now.at, from, Refusal::Malformed);
+                    self.refuse(now.at, from.peer(), Refusal::Malformed);
                 }
             }
             Message::Hello { nonce, identity } => {
@@ -101,7 +108,7 @@ impl Node {
                     self.on_hello(from, nonce, &identity);
                 }
             }
-            Message::Welcome { nonce, identity } => self.on_welcome(now.at, nonce, identity),
+            Message::Welcome { nonce, identity } => self.on_welcome(now.at, from, nonce, identity),
             Message::NameTaken { nonce, holder } => {
                 if self.exchange.has_greeted(nonce) {
                     let joined = self.is_joined();
@@ -109,15 +116,22 @@ impl Node {
                 }
             }
             Message::Challenge { nonce } => self.send(from, &Message::Response { nonce }),
-            Message::Response { nonce } => self.exchange.note_response(sender, nonce),
+            Message::Response { nonce } => {
+                self.exchange.note_response(sender, nonce);
+                self.note_datagrams_pass(from, sender, nonce);
+            }
             Message::Digest(digest) => self.on_digest(now.at, from, sender, &digest),
-            Message::Entries(entries) => self.on_entries(now.at, entries),
+            Message::Entries(entries) => {
+                self.note_stream_answer(from, sender);
+                self.on_entries(now.at, entries);
+            }
             Message::Suspected { identity, incarnation } => {
                 self.membership.refute(now.at, &identity, incarnation, sender);
+                self.answer_suspicion(from, &identity, incarnation);
             }
         }
         if self.membership.identity().generation != generation && self.may_run() {
-            self.reunite(now.at, sender, from);
+            self.reunite(now.at, sender, from.dialable());
         }
     }
 

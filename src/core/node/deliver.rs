@@ -57,6 +57,7 @@ impl Node {
             let state = match (self.records.has_left(identity), standing.down, standing.suspect) {
                 (true, ..) => MemberState::Left,
                 (_, true, _) => MemberState::Down,
+                _ if self.streams.is_degraded(identity) => MemberState::Degraded,
                 (_, _, true) => MemberState::Suspect,
                 _ => MemberState::Alive,
             };

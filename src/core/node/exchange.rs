@@ -12,14 +12,16 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
+use super::stream::About;
 use super::{Node, Notice, Output, Settings, Tick};
 use crate::config::Seed;
 use crate::defences::Defence;
-use crate::envelope::{self, MAX_DATAGRAM};
+use crate::envelope::{self, MAX_DATAGRAM, MAX_FRAME};
 use crate::identity::Identity;
 use crate::membership::own_standing;
 use crate::message::{Digest, DigestLine, Entry, Message, encoded_len};
 use crate::name::NodeName;
+use crate::route::{Connection, Route};
 use crate::time::Instant;
 
 /// How often a node that looks for its cluster asks again.
@@ -195,6 +197,7 @@ impl Node {
         }
         if !joined {
             self.compare_while_joining(now);
+            self.greet_by_stream(now, self.exchange.seed_addresses.iter().copied().collect());
         }
         let wait = if joined { self.jittered(LOOK_FOR_MISSING) } else { RETRY };
         let wait = self.heal.look_after(now).map_or(wait, |soon| soon.min(wait));
@@ -204,6 +207,7 @@ impl Node {
     pub(super) fn on_resolved(&mut self, now: Instant, name: String, port: u16, addresses: Vec<SocketAddr>) {
         self.exchange.looking_up.remove(&(name.clone(), port));
         if self.settings.seeds.contains(&Seed::Name(name, port)) {
+            self.greet_by_stream(now, addresses.clone());
             self.greet(now, addresses);
         }
     }
@@ -223,7 +227,22 @@ impl Node {
         }
     }
 
-    pub(super) fn on_hello(&mut self, from: SocketAddr, nonce: u64, identity: &Identity) {
+    /// Greets a few of these over TCP, if by the second round of looking for the cluster nobody has answered a datagram.
+    fn greet_by_stream(&mut self, now: Instant, addresses: Vec<SocketAddr>) {
+        if self.is_joined() || now.since(self.exchange.started) < RETRY || !self.exchange.peers.is_empty() {
+            return;
+        }
+        for to in addresses.into_iter().sample(&mut self.rng, MISSING_AT_ONCE) {
+            if let Some(route) = self.dial(now, to, About::Greeting) {
+                let nonce = self.rng.random();
+                self.exchange.greetings.insert(nonce, now);
+                let identity = self.membership.identity().clone();
+                self.send(route, &Message::Hello { nonce, identity });
+            }
+        }
+    }
+
+    pub(super) fn on_hello(&mut self, from: Route, nonce: u64, identity: &Identity) {
         let own = self.membership.identity().clone();
         if self.leaving.is_some() || *identity == own {
             return;
@@ -241,7 +260,7 @@ impl Node {
     /// Whether a stranger that greets may go on. One that has the name of an active member at another address may not
     /// while that member still answers: the name is taken, and it is told so. If the member does not answer, it has
     /// moved. The stranger must not be confirmed before, or the member would be refused as its earlier life.
-    pub(super) fn may_have_name(&mut self, now: Instant, from: SocketAddr, nonce: u64, identity: &Identity) -> bool {
+    pub(super) fn may_have_name(&mut self, now: Instant, from: Route, nonce: u64, identity: &Identity) -> bool {
         let holder = self.membership.active().find(|active| active.name == identity.name);
         let Some(holder) = holder.filter(|holder| holder.address != identity.address).cloned() else { return true };
         self.exchange.contests.retain(|_, contest| now.since(contest.last) < FORGET_GREETING);
@@ -266,7 +285,7 @@ impl Node {
         false
     }
 
-    pub(super) fn on_welcome(&mut self, now: Instant, nonce: u64, identity: Identity) {
+    pub(super) fn on_welcome(&mut self, now: Instant, from: Route, nonce: u64, identity: Identity) {
         let was_greeted = self.exchange.greetings.remove(&nonce).is_some();
         if !was_greeted || identity.name == self.settings.name || self.leaving.is_some() {
             return;
@@ -275,11 +294,23 @@ impl Node {
         self.note_answer(now, &identity);
         self.exchange.peers.entry(identity.name.clone()).or_default().address = Some(to);
         self.membership.announce(now, identity);
-        self.send_digest(to, None, None, true);
+        if from.connection().is_some() {
+            self.go_on_to_exchange(from);
+            return;
+        }
+        // Who joins asks both ways at once: it matters more that it gets an answer soon than that it gets one.
+        if !self.exchange_by_stream(now, to) || !self.is_joined() {
+            self.send_digest(to, None, None, true);
+        }
     }
 
-    /// Asks a member that came up or restarted for what it says of itself.
-    pub(super) fn ask_about(&mut self, identity: &Identity) {
+    /// Asks a member that came up or restarted for what it says of itself. A newcomer, to whom every member is one that
+    /// came up, learns of them all from the one by which it joins; it tells them of itself, sooner than gossip would.
+    pub(super) fn meet(&mut self, now: Instant, identity: &Identity) {
+        if self.exchange.joined_at.is_none_or(|joined| now.since(joined) < RETRY) {
+            let entry = self.own_entry();
+            return self.send_entries(identity.address, vec![entry]);
+        }
         let range = Some(identity.name.clone());
         if !self.defences.has(Defence::Exchange) {
             return;
@@ -289,7 +320,9 @@ impl Node {
 
     pub(super) fn exchange_with_somebody(&mut self, now: Instant) {
         let peer = self.membership.active().map(|identity| identity.address).choose(&mut self.rng);
-        if let Some(peer) = peer.filter(|_| self.leaving.is_none() && self.defences.has(Defence::Exchange)) {
+        if let Some(peer) = peer.filter(|_| self.leaving.is_none() && self.defences.has(Defence::Exchange))
+            && !self.exchange_by_stream(now, peer)
+        {
             self.send_digest(peer, None, None, true);
         }
         let wait = self.jittered(PERIOD);
@@ -328,7 +361,7 @@ impl Node {
     /// so that no name of the receiver's falls between them.
     pub(super) fn send_digest(
         &mut self,
-        to: SocketAddr,
+        to: impl Into<Route>,
         from_name: Option<NodeName>,
         to_name: Option<NodeName>,
         reply: bool,
@@ -336,7 +369,9 @@ impl Node {
         let lines = self.digest_lines(from_name.as_ref(), to_name.as_ref());
         let joined = self.is_joined();
         let mut chunks: Vec<Vec<DigestLine>> = vec![Vec::new()];
-        let (mut room, budget) = (self.budget(), self.budget());
+        let to = to.into();
+        let budget = self.budget(to);
+        let mut room = budget;
         for line in lines.into_values() {
             let size = encoded_len(&line);
             if size > room {
@@ -364,12 +399,17 @@ impl Node {
         }
     }
 
-    /// What one datagram holds of lines or entries, in bytes, beside the names of the range.
-    fn budget(&self) -> usize {
-        MAX_DATAGRAM - envelope::overhead(&self.settings.name) - 160
+    /// What one datagram or frame holds of lines or entries, in bytes, beside the names of the range. Who was dialed may
+    /// not know this node yet, and reads no more than a datagram's worth; who dialed reads a whole frame.
+    fn budget(&self, to: Route) -> usize {
+        let at_most = match to.connection() {
+            Some(Connection::Accepted(_)) => MAX_FRAME,
+            Some(Connection::Dialed(_)) | None => MAX_DATAGRAM,
+        };
+        at_most - envelope::overhead(&self.settings.name) - 160
     }
 
-    pub(super) fn on_digest(&mut self, now: Instant, from: SocketAddr, sender: &NodeName, digest: &Digest) {
+    pub(super) fn on_digest(&mut self, now: Instant, from: Route, sender: &NodeName, digest: &Digest) {
         let ours = self.digest_lines(digest.from.as_ref(), digest.to.as_ref());
         let theirs: BTreeMap<&NodeName, &DigestLine> = digest.lines.iter().map(|line| (&line.node, line)).collect();
         let own = &self.settings.name;
@@ -396,13 +436,16 @@ impl Node {
         } else if !self.is_joined() {
             let peer = self.exchange.peers.entry(sender.clone()).or_default();
             peer.joined = digest.joined.then_some(now);
-            peer.address = Some(from);
+            peer.address = Some(from.peer());
             if !behind {
                 peer.matched.push((digest.from.clone(), digest.to.clone()));
                 self.consider_joined(now);
             }
         } else if !behind {
             self.note_match(now, sender, (digest.from.clone(), digest.to.clone()));
+        }
+        if !digest.reply {
+            self.note_range(from, (digest.from.clone(), digest.to.clone()));
         }
     }
 
@@ -446,8 +489,9 @@ impl Node {
         self.entry(&self.settings.name, true, true)
     }
 
-    pub(super) fn send_entries(&mut self, to: SocketAddr, entries: Vec<Entry>) {
-        let budget = self.budget();
+    pub(super) fn send_entries(&mut self, to: impl Into<Route>, entries: Vec<Entry>) {
+        let to = to.into();
+        let budget = self.budget(to);
         let (mut chunk, mut room) = (Vec::new(), budget);
         for entry in entries {
             let size = encoded_len(&entry);

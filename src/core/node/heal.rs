@@ -15,6 +15,7 @@ use crate::defences::Defence;
 use crate::identity::Identity;
 use crate::message::Message;
 use crate::name::NodeName;
+use crate::route::Route;
 use crate::time::Instant;
 
 /// Members that were lost within this time were lost at once.
@@ -109,7 +110,7 @@ impl Node {
 
     /// Something came in from a member that is held for down or suspected: it shall know at once. Who holds most for down
     /// asks first, as it may be wrong.
-    pub(super) fn answer_doubts(&mut self, now: Instant, from: SocketAddr, sender: &NodeName) {
+    pub(super) fn answer_doubts(&mut self, now: Instant, from: Route, sender: &NodeName) {
         let is_suspect = self.membership.heard(now, sender);
         let is_down = self.heal.down.contains(sender);
         if !(is_suspect || is_down) || !self.may_run() {
@@ -121,7 +122,7 @@ impl Node {
         }
         self.heal.told.insert(sender.clone(), now);
         if is_down && self.heal.cut_off_since.is_some() {
-            self.greet(now, vec![from]);
+            self.greet(now, from.dialable().into_iter().collect());
         } else if is_down {
             let verdict = self.entry(sender, true, false);
             self.send_entries(from, vec![verdict]);
@@ -146,7 +147,9 @@ impl Node {
     }
 
     /// This node was away and has a new identity: what `peer` holds is what it has to know before it does anything.
-    pub(super) fn reunite(&mut self, now: Instant, peer: &NodeName, address: SocketAddr) {
+    pub(super) fn reunite(&mut self, now: Instant, peer: &NodeName, address: Option<SocketAddr>) {
+        let known = || self.membership.active().find(|member| member.name == *peer).map(|member| member.address);
+        let Some(address) = address.or_else(known) else { return };
         let until = now + REUNION_AT_MOST;
         let (peer, ask_again) = (peer.clone(), now + ASK_AGAIN);
         self.heal.reunion = Some(Reunion { peer, address, until, ask_again, matched: Vec::new() });

@@ -16,6 +16,7 @@ mod leave;
 mod manual;
 mod reconfigure;
 mod status;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -57,6 +58,8 @@ enum Tick {
     Exchange,
     LookAgain(ScopeKey),
     SpreadLeave,
+    /// A connection that this node opened has had its time.
+    HangUp(u64),
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +102,7 @@ pub struct Node {
     next_local_event: u64,
     exchange: exchange::State,
     heal: heal::State,
+    streams: stream::State,
     leaving: Option<leave::Leaving>,
     datagrams: BTreeMap<&'static str, u64>,
     refusals_told: HashMap<Refusal, Instant>,
@@ -138,6 +142,7 @@ impl Node {
             next_local_event: 0,
             exchange: exchange::State::new(now.at, &settings),
             heal: heal::State::default(),
+            streams: stream::State::default(),
             leaving: None,
             datagrams: BTreeMap::new(),
             refusals_told: HashMap::new(),
@@ -176,6 +181,9 @@ impl Node {
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
             Input::Datagram { from, data } => self.on_datagram(now, from, &data),
+            Input::Frame { connection, from, data } => self.on_frame(now, connection, from, &data),
+            Input::FrameRefused { from, refusal } => self.refuse(now.at, from, refusal),
+            Input::Closed { connection } => self.on_closed(connection),
             Input::Resolved { name, port, addresses } => self.on_resolved(now.at, name, port, addresses),
             Input::CheckDone { number, result } => self.on_check_done(now.at, number, result),
             Input::RunDone { id, end, took, version } => self.on_run_done(now, &id, end, took, version),
@@ -198,6 +206,7 @@ impl Node {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.ask_before_verdicts(now.at);
         self.membership.handle_timeout(now.at);
         for (app, health) in self.settings.apps.iter().zip(&mut self.health) {
             let number = self.checks_started + 1;
@@ -217,12 +226,14 @@ impl Node {
                     self.membership.look_at_suspects(now.at);
                     self.note_losses(now.at);
                     self.tell_suspects();
+                    self.look_at_degraded();
                     self.dirty = true;
                     self.timers.push(now.at + self.membership.look_every(), Tick::Look);
                 }
                 Tick::Exchange => self.exchange_with_somebody(now.at),
                 Tick::LookAgain(key) => self.on_look_again(now, &key),
                 Tick::SpreadLeave => self.spread_leave(now.at),
+                Tick::HangUp(number) => self.hang_up(number),
             }
         }
         self.settle(now);
@@ -235,9 +246,9 @@ impl Node {
             self.runs_from.filter(|_| self.may_start()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         let reconcile = self.books.values().map(|book| book.reconcile_at).min();
-        let heal = self.heal.poll_timeout();
-        let own = [self.timers.next_at(), self.membership.poll_timeout(), contact, health, heal, ledger, reconcile];
-        own.into_iter().flatten().min()
+        let timers = [self.timers.next_at(), self.membership.poll_timeout(), self.next_question()];
+        let own = timers.into_iter().chain([contact, health, self.heal.poll_timeout(), ledger, reconcile]);
+        own.flatten().min()
     }
 
     /// The next effect, in order.
@@ -271,7 +282,7 @@ impl Node {
             }
         }
         for identity in changes.returned {
-            self.ask_about(&identity);
+            self.meet(now.at, &identity);
         }
         if std::mem::take(&mut self.dirty) {
             self.refresh(now);

@@ -36,6 +36,7 @@ const CORE: House = House {
                 "name",
                 "policy",
                 "record",
+                "route",
                 "snapshot",
                 "status",
                 "time",

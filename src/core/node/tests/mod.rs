@@ -6,6 +6,8 @@ mod heal;
 mod hostile;
 mod net;
 mod reload;
+mod stream;
+mod tcp;
 mod trouble;
 mod upgrade;
 

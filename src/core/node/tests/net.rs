@@ -17,6 +17,8 @@ use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::time::{Instant, Now, TimerQueue, Wall};
 use crate::versions::Takeover;
 
+use super::tcp::Tcp;
+
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// The seeds of a test: so many, or as many as the long run asks for, or the one to replay.
@@ -32,13 +34,14 @@ pub(super) fn seeds(count: u64) -> Vec<u64> {
 enum Arrival {
     Datagram { to: SocketAddr, from: SocketAddr, data: Vec<u8> },
     CheckDone { node: usize, life: u32, number: u64, good: bool },
+    Stream { node: usize, life: u32, input: Input },
     RunDone { node: usize, life: u32, run: Box<Invocation>, version: Option<Digest> },
 }
 
-struct Slot {
-    node: Option<Node>,
-    life: u32,
-    address: SocketAddr,
+pub(super) struct Slot {
+    pub(super) node: Option<Node>,
+    pub(super) life: u32,
+    pub(super) address: SocketAddr,
     app_good: bool,
     left: bool,
 }
@@ -62,7 +65,7 @@ pub(super) struct Net {
     seed: u64,
     pub(super) rng: StdRng,
     now: Instant,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     arrivals: TimerQueue<Arrival>,
     pub(super) loss: f64,
     /// Pairs of slots that cannot reach each other.
@@ -71,6 +74,9 @@ pub(super) struct Net {
     pub(super) delays: BTreeMap<usize, Duration>,
     /// Slots that get no CPU until then: what comes for them waits.
     stalled: BTreeMap<usize, Instant>,
+    /// Nodes to and from which no datagram comes through.
+    pub(super) no_datagrams: BTreeSet<usize>,
+    pub(super) tcp: Tcp,
     /// How the runs of a node end; default: done.
     pub(super) run_ends: BTreeMap<usize, RunEnd>,
     pub(super) run_takes: Duration,
@@ -138,6 +144,8 @@ impl Net {
             cut: BTreeSet::new(),
             delays: BTreeMap::new(),
             stalled: BTreeMap::new(),
+            no_datagrams: BTreeSet::new(),
+            tcp: Tcp::default(),
             run_ends: BTreeMap::new(),
             run_takes: Duration::from_millis(20),
             versions: BTreeMap::new(),
@@ -252,6 +260,7 @@ impl Net {
     pub(super) fn kill(&mut self, slot: usize) {
         self.slots[slot].node = None;
         self.slots[slot].life += 1;
+        self.end_connections(slot);
     }
 
     pub(super) fn set_app(&mut self, slot: usize, good: bool) {
@@ -274,7 +283,7 @@ impl Net {
         self.now.since_origin().as_millis() as u64
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now { at: self.now, wall: Wall(EPOCH_MS + self.ms()) }
     }
 
@@ -357,10 +366,19 @@ impl Net {
                     self.kill(slot);
                 }
                 Output::Load(handler) => self.load(slot, handler),
+                Output::Dial { .. } | Output::Frame { .. } | Output::Listen { .. } | Output::Close { .. } => {
+                    self.on_stream(slot, output);
+                }
                 Output::Resolve { .. } => self.lookups += 1,
                 Output::RaiseGeneration(_) => {}
             }
         }
+    }
+
+    /// Hands a node something about a connection, after a moment.
+    pub(super) fn tell_later(&mut self, node: usize, input: Input) {
+        let life = self.slots[node].life;
+        self.arrivals.push(self.now + Duration::from_millis(2), Arrival::Stream { node, life, input });
     }
 
     /// Lets `ms` of virtual time pass.
@@ -420,8 +438,17 @@ impl Net {
                 }
                 let source = slot_of(from).unwrap_or(usize::MAX);
                 let pair = (target.min(source), target.max(source));
-                if !self.cut.contains(&pair) {
+                let passes = ![target, source].iter().any(|end| self.no_datagrams.contains(end));
+                if passes && !self.cut.contains(&pair) {
                     self.handle(target, Input::Datagram { from, data });
+                }
+            }
+            Arrival::Stream { node, life, input } => {
+                if let Some(until) = self.stalled_until(node) {
+                    return self.arrivals.push(until, Arrival::Stream { node, life, input });
+                }
+                if self.slots[node].life == life {
+                    self.handle(node, input);
                 }
             }
             Arrival::CheckDone { node, life, number, good } => {
