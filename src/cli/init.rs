@@ -121,7 +121,7 @@ impl Answers {
 [node]
 # Unique in the cluster.
 name = {name_text}
-# Gossip, over UDP: where this node listens, and what the others dial.
+# Gossip, over UDP and TCP: where this node listens, and what the others dial.
 bind = \"{bind}\"
 advertise = \"{advertise}\"
 # state_dir = \"/var/lib/picored\"

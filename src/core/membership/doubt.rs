@@ -247,6 +247,7 @@ impl Membership {
 
     /// Tells foca that those are down whose time is over.
     pub(super) fn give_up(&mut self, now: Instant) {
+        self.ask_suspects(now);
         while let Some((due, held)) = self.suspicions.next(self.shortest_wait(), self.confirmed_among()) {
             if due > now {
                 return;

@@ -74,6 +74,8 @@ pub struct Membership {
     incarnation: u16,
     /// Members that this node has taken for dead while it was itself cut off, and does not know any better of yet.
     unsure: Vec<Identity>,
+    /// Suspects that the node shall ask.
+    questions: Vec<(Identity, u16)>,
     /// Whether this node holds most others for dead, and so tells nobody of it.
     is_cut_off: bool,
     /// Foca has taken a new identity, and what it was about to spread is not to be.
@@ -114,6 +116,7 @@ impl Membership {
             verdicts: BTreeMap::new(),
             incarnation: 0,
             unsure: Vec::new(),
+            questions: Vec::new(),
             is_cut_off: false,
             shall_begin_anew: false,
             rng: own_rng,
@@ -221,7 +224,7 @@ impl Membership {
     /// When to come back.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let round = self.round.as_ref().filter(|_| self.has_gossip).map(|(due, _)| *due);
-        [self.next_timer(), self.next_verdict(), round].into_iter().flatten().min()
+        [self.next_timer(), self.next_verdict(), self.next_question(), round].into_iter().flatten().min()
     }
 
     /// Asks `peer` to take this node in.

@@ -49,6 +49,8 @@ pub struct Suspicion {
     /// By whom, as far as this node knows, the first first.
     pub accusers: Vec<Accuser>,
     question: Question,
+    /// Whether its answer came by another way than gossip's.
+    answered_otherwise: bool,
 }
 
 /// What became of the question before the verdict.
@@ -59,7 +61,6 @@ enum Question {
     Asked(Instant),
     /// None is waited for.
     Over,
-    Answered,
 }
 
 impl Suspicion {
@@ -99,6 +100,7 @@ impl Suspicions {
             heard: None,
             accusers: Vec::new(),
             question: Question::Due,
+            answered_otherwise: false,
         };
         let held = self.by_name.entry(identity.name.clone()).or_insert_with(new);
         if !held.is_of(identity, incarnation) {
@@ -139,7 +141,7 @@ impl Suspicions {
 
     /// A suspicion was wrong: its answer has come now. A slow member needs its time to refute, each time anew.
     pub(super) fn was_wrong(&mut self, now: Instant, suspicion: &Suspicion) {
-        if suspicion.question == Question::Answered {
+        if suspicion.answered_otherwise {
             return;
         }
         self.slow.retain(|_, (_, learnt)| now.since(*learnt) < REMEMBER_SLOW);
@@ -160,10 +162,10 @@ impl Suspicions {
         over.max(quiet.max(needs).min(longest)).max(asked)
     }
 
-    /// The first one that was not asked, and when its wait is over.
-    pub(super) fn next_unasked(&self, shortest: Duration, nodes: usize) -> Option<(Instant, &Suspicion)> {
+    /// The first one that was not asked, and when its wait is over if it is confirmed in time.
+    pub(super) fn next_unasked(&self, shortest: Duration) -> Option<(Instant, &Suspicion)> {
         let unasked = self.by_name.values().filter(|it| it.question == Question::Due);
-        unasked.map(|it| (self.over(it, shortest, nodes), it)).min_by_key(|(at, _)| *at)
+        unasked.map(|it| (it.waits_since + shortest, it)).min_by_key(|(at, _)| *at)
     }
 
     /// A suspect was asked; the answer may take until then.
@@ -183,7 +185,7 @@ impl Suspicions {
     /// The answer has come.
     pub(super) fn answered_otherwise(&mut self, name: &NodeName) {
         if let Some(held) = self.by_name.get_mut(name) {
-            held.question = Question::Answered;
+            held.answered_otherwise = true;
         }
     }
 

@@ -1,10 +1,8 @@
 //! A suspect is asked once more, by another way, before the verdict on it falls.
 //!
 //! The node asks; here is kept who is to be asked and when, and who was. An answer is a higher incarnation, and that is no
-//! suspect any more. So that a death is known as early as without the question, it is asked before the wait is over; a
-//! verdict waits for the answer only where that was shortened meanwhile, and only for one round trip.
-
-use std::time::Duration;
+//! suspect any more. So that a death is known as early as without the question, it is asked before the shortest wait is
+//! over. Where this node came too late for that, the verdict waits for the answer, and only for one round trip.
 
 use super::Membership;
 use crate::identity::Identity;
@@ -15,26 +13,26 @@ use crate::time::Instant;
 const ASK_BEFORE: u32 = 3;
 
 impl Membership {
-    fn ask_before(&self) -> Duration {
-        self.tempo.probe_rtt * ASK_BEFORE
-    }
-
     /// When the next suspect is to be asked.
-    pub fn next_question(&self) -> Option<Instant> {
-        let (over, _) = self.suspicions.next_unasked(self.shortest_wait(), self.sized_for)?;
-        Some(over - self.ask_before())
+    pub(super) fn next_question(&self) -> Option<Instant> {
+        let (confirmed, _) = self.suspicions.next_unasked(self.shortest_wait())?;
+        Some(confirmed - self.tempo.probe_rtt * ASK_BEFORE)
     }
 
-    /// Whom to ask now, in which incarnation. The verdict on it waits for one round trip, or for
-    /// [`stop_waiting`](Self::stop_waiting).
-    pub fn take_question(&mut self, now: Instant) -> Option<(Identity, u16)> {
-        let (over, held) = self.suspicions.next_unasked(self.shortest_wait(), self.sized_for)?;
-        let (identity, incarnation) = (held.identity.clone(), held.incarnation);
-        if over - self.ask_before() > now {
-            return None;
+    /// Notes whom to ask now. The verdict on it waits for one round trip, or for [`stop_waiting`](Self::stop_waiting).
+    pub(super) fn ask_suspects(&mut self, now: Instant) {
+        while let Some((_, held)) = self.suspicions.next_unasked(self.shortest_wait())
+            && self.next_question().is_some_and(|ask_at| ask_at <= now)
+        {
+            let (identity, incarnation) = (held.identity.clone(), held.incarnation);
+            self.suspicions.ask(&identity.name, now + self.tempo.probe_rtt);
+            self.questions.push((identity, incarnation));
         }
-        self.suspicions.ask(&identity.name, now + self.tempo.probe_rtt);
-        Some((identity, incarnation))
+    }
+
+    /// Whom to ask, in which incarnation.
+    pub fn take_questions(&mut self) -> Vec<(Identity, u16)> {
+        std::mem::take(&mut self.questions)
     }
 
     /// No answer will come to the question.

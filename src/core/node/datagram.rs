@@ -12,7 +12,7 @@ use crate::defences::Defence;
 use crate::envelope::{MAX_DATAGRAM, Refusal};
 use crate::message::Message;
 use crate::name::NodeName;
-use crate::route::Route;
+use crate::route::{Connection, Route};
 use crate::time::{Instant, Now};
 
 /// A refused datagram is told of at most this often for each reason.
@@ -95,7 +95,10 @@ impl Node {
             return self.refuse(now.at, from.peer(), Refusal::Malformed);
         };
         self.count("accepted");
-        self.answer_doubts(now.at, from, sender);
+        // Who answers this node's own question on a connection is about to clear all doubts.
+        if !matches!(from.connection(), Some(Connection::Dialed(_))) {
+            self.answer_doubts(now.at, from, sender);
+        }
         let generation = self.membership.identity().generation;
         match message {
             Message::Gossip(data) => {
@@ -121,10 +124,7 @@ impl Node {
                 self.note_datagrams_pass(from, sender, nonce);
             }
             Message::Digest(digest) => self.on_digest(now.at, from, sender, &digest),
-            Message::Entries(entries) => {
-                self.note_stream_answer(from, sender);
-                self.on_entries(now.at, entries);
-            }
+            Message::Entries(entries) => self.take_entries(now.at, from, sender, entries),
             Message::Suspected { identity, incarnation } => {
                 self.membership.refute(now.at, &identity, incarnation, sender);
                 self.answer_suspicion(from, &identity, incarnation);

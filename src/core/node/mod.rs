@@ -206,7 +206,6 @@ impl Node {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.ask_before_verdicts(now.at);
         self.membership.handle_timeout(now.at);
         for (app, health) in self.settings.apps.iter().zip(&mut self.health) {
             let number = self.checks_started + 1;
@@ -246,7 +245,7 @@ impl Node {
             self.runs_from.filter(|_| self.may_start()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         let reconcile = self.books.values().map(|book| book.reconcile_at).min();
-        let timers = [self.timers.next_at(), self.membership.poll_timeout(), self.next_question()];
+        let timers = [self.timers.next_at(), self.membership.poll_timeout()];
         let own = timers.into_iter().chain([contact, health, self.heal.poll_timeout(), ledger, reconcile]);
         own.flatten().min()
     }
@@ -284,6 +283,7 @@ impl Node {
         for identity in changes.returned {
             self.meet(now.at, &identity);
         }
+        self.ask_suspects(now.at);
         if std::mem::take(&mut self.dirty) {
             self.refresh(now);
         }

@@ -17,7 +17,7 @@ use crate::contacts::Opened;
 use crate::envelope::{MAX_DATAGRAM, MAX_FRAME};
 use crate::identity::Identity;
 use crate::membership::own_standing;
-use crate::message::{Message, Standing};
+use crate::message::{Entry, Message, Standing};
 use crate::name::NodeName;
 use crate::route::{Connection, Route};
 use crate::time::{Instant, Now};
@@ -177,23 +177,14 @@ impl Node {
         }
     }
 
-    /// Asks those over TCP on whom this node will soon give a verdict.
-    pub(super) fn ask_before_verdicts(&mut self, now: Instant) {
-        if self.leaving.is_some() {
-            return;
-        }
-        while let Some((identity, incarnation)) = self.membership.take_question(now) {
-            let about = About::Verdict(identity.name.clone());
-            match self.dial(now, identity.address, about) {
+    /// Asks those over TCP on whom this node may soon give a verdict.
+    pub(super) fn ask_suspects(&mut self, now: Instant) {
+        for (identity, incarnation) in self.membership.take_questions() {
+            match self.dial(now, identity.address, About::Verdict(identity.name.clone())) {
                 Some(route) => self.send(route, &Message::Suspected { identity, incarnation }),
                 None => self.membership.stop_waiting(&identity.name),
             }
         }
-    }
-
-    /// When the next suspect is to be asked.
-    pub(super) fn next_question(&self) -> Option<Instant> {
-        if self.leaving.is_some() { None } else { self.membership.next_question() }
     }
 
     /// Who asks over TCP gets its answer the same way, whatever becomes of the gossip: an incarnation that refutes.
@@ -211,15 +202,21 @@ impl Node {
         self.send_entries(route, vec![entry]);
     }
 
-    /// Entries have come. Where they are a suspect's answer, datagrams may not reach it: it is asked by them as well.
-    pub(super) fn note_stream_answer(&mut self, route: Route, sender: &NodeName) {
-        let Some(Conversation { about: About::Verdict(suspect), .. }) = self.conversation(route) else { return };
-        if suspect != sender {
-            return;
+    /// Takes entries in. Where they clear a suspect, and came on a connection, datagrams may not reach it: it is asked by
+    /// them as well.
+    pub(super) fn take_entries(&mut self, now: Instant, route: Route, sender: &NodeName, entries: Vec<Entry>) {
+        let is_suspect = |node: &Self| node.membership.suspects().any(|(suspect, _)| suspect.name == *sender);
+        let was_suspect = route.connection().is_some() && is_suspect(self);
+        if was_suspect {
+            self.membership.answered_otherwise(sender);
         }
-        self.close(route);
-        self.membership.answered_otherwise(sender);
-        let Some(member) = self.membership.active().find(|member| member.name == *sender).cloned() else { return };
+        self.on_entries(now, entries);
+        if matches!(self.conversation(route), Some(Conversation { about: About::Verdict(name), .. }) if name == sender)
+        {
+            self.close(route);
+        }
+        let member = self.membership.active().find(|member| member.name == *sender);
+        let Some(member) = member.filter(|_| was_suspect && !is_suspect(self)).cloned() else { return };
         let held = self.streams.by_stream.get(sender).is_some_and(|held| held.generation == member.generation);
         if !held {
             let nonce = self.rng.random();

@@ -20,7 +20,8 @@ fn a_node_that_no_datagram_reaches_is_degraded_and_never_down() {
         for count in [2, 3, 5] {
             let mut net = Net::settled(seed, count);
             net.no_datagrams = [0].into();
-            net.run_until("the others tell of it", 60_000, |net| degraded(net, false).len() == 2 * (count - 1));
+            // Who hears nobody waits for longer: it may be its own fault, and here it is.
+            net.run_until("all tell of it", 300_000, |net| degraded(net, false).len() == 2 * (count - 1));
             for _ in 0..20 {
                 net.run(LONG / 20);
                 for other in 1..count {
@@ -55,13 +56,14 @@ fn degraded(net: &Net, over: bool) -> Vec<usize> {
 }
 
 #[test]
-fn a_degraded_node_that_dies_is_down_as_soon_as_any() {
+fn a_degraded_node_that_dies_is_down() {
     for seed in seeds(5) {
         let mut net = Net::settled(seed, 3);
         net.no_datagrams = [0].into();
         net.run(60_000);
         net.kill(0);
-        net.run_until("both know", 10_000, |net| net.events(EventKind::MemberDown).len() == 2);
+        // Who has a member that does not answer its probes is slower to judge: it may be its own fault.
+        net.run_until("both know", 40_000, |net| net.events(EventKind::MemberDown).len() == 2);
     }
 }
 
