@@ -44,7 +44,17 @@ fn members_is_json_for_programs() {
                 "name": "web1", "address": "[2001:db8::7]:7946", "state": "alive", "generation": 7,
                 "apps": [{ "name": "www", "state": "up", "publish": ["203.0.113.5", "2001:db8::5"] }],
             },
-            { "name": "web2", "address": "[2001:db8::8]:7946", "state": "down", "generation": 8, "apps": [] },
+            {
+                "name": "web2", "address": "[2001:db8::8]:7946", "state": "down", "generation": 8, "apps": [],
+                "evidence": {
+                    "suspected_since": "2026-01-31T12:00:00.000Z",
+                    "accusers": [
+                        { "name": "web1", "since": "2026-01-31T12:00:00.000Z", "probe": "direct", "asked": 0 },
+                        { "name": "web3", "since": "2026-01-31T12:00:00.000Z", "probe": "indirect", "asked": 2 },
+                    ],
+                    "down_since": "2026-01-31T12:00:04.120Z", "suspected_ms": 4120, "verdict": "own",
+                },
+            },
         ])
     );
 }

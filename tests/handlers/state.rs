@@ -63,6 +63,7 @@ async fn code_is_mapped_on_use_and_dropped_when_quiet() {
     assert!(!loaded.is_mapped());
     for _ in 0..2 {
         assert_eq!(done(run(&loaded).await), "done");
+        assert!(loaded.is_mapped(), "nothing has had the time to drop it");
         let dropped = found(async || (!loaded.is_mapped()).then_some(()));
         until("quiet code is dropped", String::new, dropped).await;
     }

@@ -94,6 +94,7 @@ fn a_newcomer_takes_nothing_out_while_others_restart() {
         (3..5).for_each(|slot| net.start(slot));
         net.run(20_000);
         assert_nothing_taken_out(&net, 0..3);
+        assert_eq!(net.record, net.healthy(), "the newcomers made runs that could have");
     }
 }
 
@@ -135,6 +136,7 @@ fn a_leave_is_never_told_as_a_failure() {
         net.leave(9);
         net.leave(8);
         net.run(20_000);
+        assert!(!net.events(EventKind::MemberLeft).is_empty(), "it is told as what it is");
         assert_eq!(net.events(EventKind::MemberDown), []);
     }
 }
