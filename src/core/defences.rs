@@ -7,14 +7,12 @@
 /// One thing that keeps this node's view true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defence {
-    /// No word of death goes to a member that has refuted in time, nor to anybody again and again.
+    /// Foca's own verdicts, and its word of death to who has refuted in time, are dropped.
     ObituaryFilter,
     /// Suspects are told once a second, so that they can refute.
     BuddyNotice,
     /// A node that does badly itself waits longer for others.
     LocalHealth,
-    /// A suspicion that nobody confirms waits longer.
-    Confirmation,
     /// Who was cut off forgets what it held of others.
     BeginningAnew,
     /// Every update is sent ten times at least.
@@ -29,11 +27,10 @@ pub enum Defence {
 
 impl Defence {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::ObituaryFilter,
         Self::BuddyNotice,
         Self::LocalHealth,
-        Self::Confirmation,
         Self::BeginningAnew,
         Self::Transmissions,
         Self::StallPostponement,

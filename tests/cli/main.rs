@@ -9,6 +9,7 @@ mod init;
 mod keygen;
 mod node;
 mod service;
+mod sim;
 mod status;
 mod usage;
 

@@ -20,6 +20,7 @@ fn help_names_the_verbs_and_each_has_an_example() {
         "status",
         "events",
         "handler",
+        "sim",
         "completions",
         "man",
     ] {
@@ -27,7 +28,8 @@ fn help_names_the_verbs_and_each_has_an_example() {
     }
     assert!(help.contains("Exit codes:"), "{help}");
     assert!(!help.contains("compile-component"), "an inner matter: {help}");
-    for verb in ["run", "init", "check", "keygen", "members", "reload", "status", "events", "completions", "man"] {
+    for verb in ["run", "init", "check", "keygen", "members", "reload", "status", "events", "sim", "completions", "man"]
+    {
         let help = said(&[verb, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("  picored {verb}")), "{help}");
     }

@@ -72,7 +72,12 @@ impl Membership {
                 self.under_way = Some(ProbeUnderWay { target: probed_id.clone(), asked: 0 });
                 self.timers.push(patient, timer);
             }
-            Timer::ChangeSuspectToDown { member_id, incarnation, .. } => self.failed = Some((member_id, incarnation)),
+            Timer::ChangeSuspectToDown { ref member_id, incarnation, .. } => {
+                self.failed = Some((member_id.clone(), incarnation));
+                if !self.defences.has(Defence::ObituaryFilter) {
+                    self.timers.push(now + after, timer);
+                }
+            }
             _ => self.timers.push(now + after, timer),
         }
     }
@@ -83,7 +88,7 @@ impl Membership {
     }
 
     pub(super) fn next_verdict(&self) -> Option<Instant> {
-        self.suspicions.next(self.shortest_wait(), self.confirmed_among()).map(|(due, _)| due)
+        self.suspicions.next(self.shortest_wait(), self.sized_for).map(|(due, _)| due)
     }
 
     pub(super) fn shortest_wait(&self) -> Duration {
@@ -92,11 +97,6 @@ impl Membership {
 
     fn patience(&self) -> u32 {
         if self.defences.has(Defence::LocalHealth) { self.local_health.multiplier() } else { 1 }
-    }
-
-    /// Among how many a suspicion may be confirmed. Where nobody can, nothing is waited for.
-    fn confirmed_among(&self) -> usize {
-        if self.defences.has(Defence::Confirmation) { self.sized_for } else { 1 }
     }
 
     /// A loop that comes late may have answers lying about that it has not read, and was not heard itself.
@@ -248,7 +248,7 @@ impl Membership {
     /// Tells foca that those are down whose time is over.
     pub(super) fn give_up(&mut self, now: Instant) {
         self.ask_suspects(now);
-        while let Some((due, held)) = self.suspicions.next(self.shortest_wait(), self.confirmed_among()) {
+        while let Some((due, held)) = self.suspicions.next(self.shortest_wait(), self.sized_for) {
             if due > now {
                 return;
             }

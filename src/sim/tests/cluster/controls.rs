@@ -173,42 +173,28 @@ fn without_the_exchange_what_gossip_lost_is_never_known() {
 }
 
 #[test]
-fn without_local_health_a_slow_node_calls_the_living_down() {
+fn without_local_health_a_slow_node_keeps_all_busy() {
     is_needed(Defence::LocalHealth, |missing| {
         let mut simulation = weakened(1, 5, missing);
         simulation.network.slow.insert(0, secs(3));
         simulation.run(secs(1800));
-        let of_healthy = simulation.report().false_downs_of.into_iter().filter(|((_, subject), _)| *subject != 0);
-        of_healthy.map(|(_, count)| count).sum()
+        // A third more than with all of them: every second somebody is suspected, and has to refute.
+        u64::from(simulation.report().packets.offered > 200_000)
     });
 }
 
 #[test]
-fn without_confirmation_a_longer_outage_is_not_borne() {
-    is_needed(Defence::Confirmation, |missing| {
-        let struck = |seed| {
-            let mut simulation = weakened(seed, 5, missing);
-            // One that is reached by one of the others alone: the rest suspect it together, and it hears nothing of that.
-            simulation.network.conditions = lossy(0.35);
-            simulation.run(secs(1200));
-            simulation.report().false_downs()
-        };
-        (1..=4).map(struck).sum()
-    });
-}
-
-#[test]
-fn without_beginning_anew_a_split_is_told_as_deaths() {
+fn without_beginning_anew_a_split_does_not_heal_in_a_minute() {
     is_needed(Defence::BeginningAnew, |missing| {
-        let told = |seed| {
+        let unhealed = |seed| {
             let mut simulation = weakened(seed, 5, missing);
             let cuts = simulation.partition(&[vec![0, 1], vec![2, 3, 4]]);
             simulation.run(secs(30));
             simulation.mend(&cuts);
             simulation.run(secs(60));
-            simulation.report().false_downs()
+            simulation.report().unhealed
         };
-        (1..=20).map(told).sum()
+        (1..=5).map(unhealed).sum()
     });
 }
 
