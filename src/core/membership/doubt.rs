@@ -102,9 +102,12 @@ impl Membership {
     /// A loop that comes late may have answers lying about that it has not read, and was not heard itself.
     pub(super) fn note_lateness(&mut self, now: Instant) {
         let late = self.next_timer().map_or(Duration::ZERO, |due| now.since(due));
-        if late >= self.tempo.probe_rtt / 2 {
+        let too_late = self.tempo.probe_rtt / 2;
+        if late >= too_late {
             self.local_health.worse();
-            // Others that are asked now need their time to answer.
+        }
+        // Others that are asked only now to reach a member need their time to answer.
+        if self.timers.next_at().is_some_and(|due| now.since(due) >= too_late) {
             let answers_by = now + (self.tempo.probe_period - self.tempo.probe_rtt);
             if let Some((due, _)) = &mut self.probe {
                 *due = answers_by.max(*due);

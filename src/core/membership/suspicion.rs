@@ -14,7 +14,9 @@ use crate::name::NodeName;
 use crate::time::Instant;
 
 /// A suspicion that nobody confirms waits so many times the shortest wait.
-const UNCONFIRMED: f64 = 3.0;
+const UNCONFIRMED: f64 = 2.0;
+/// Who is heard, or slow to refute, gets so many times the shortest wait at most.
+const LONGEST: f64 = 3.0;
 /// A member that took so long to refute is given half as much again the next time.
 const MARGIN: f64 = 1.5;
 /// How long it is remembered that a member is slow.
@@ -153,7 +155,7 @@ impl Suspicions {
         let took = self.slow.get(&suspicion.identity.name).map_or(Duration::ZERO, |(took, _)| *took);
         let needs = suspicion.waits_since + took.mul_f64(MARGIN);
         let quiet = suspicion.heard.map_or(Instant::default(), |heard| heard + shortest);
-        let longest = suspicion.waits_since + shortest.mul_f64(UNCONFIRMED);
+        let longest = suspicion.waits_since + shortest.mul_f64(LONGEST);
         let over = suspicion.waits_since + wait(shortest, nodes, suspicion.accusers.len());
         let asked = match suspicion.question {
             Question::Asked(until) => until,
@@ -227,7 +229,7 @@ mod tests {
         }
         for nodes in [4, 5, 100] {
             let waits: Vec<_> = (0..6).map(|accusers| wait(shortest, nodes, accusers).as_millis()).collect();
-            assert_eq!(waits, [12_000, 12_000, 6_952, 4_000, 4_000, 4_000], "{nodes}");
+            assert_eq!(waits, [8_000, 8_000, 5_476, 4_000, 4_000, 4_000], "{nodes}");
         }
     }
 

@@ -56,10 +56,11 @@ pub(super) const fn tempo(profile: Profile) -> Tempo {
     }
 }
 
-/// How long a suspect has to refute, in a cluster of `nodes`: memberlist's lower bound, `multiplier * max(1, log10 n)`
-/// probe periods.
+/// How long a suspect has to refute that others suspect as well, in a cluster of `nodes`: `multiplier` probe periods up to
+/// ten nodes, then half of what memberlist adds (`log10 n`), as a suspect is told directly and answers directly.
 pub(super) fn suspicion(tempo: &Tempo, nodes: usize) -> Duration {
-    tempo.probe_period.mul_f64(tempo.suspicion_multiplier * f64::max(1.0, (nodes.max(1) as f64).log10()))
+    let size = f64::max(1.0, (nodes.max(1) as f64).log10());
+    tempo.probe_period.mul_f64(tempo.suspicion_multiplier * (1.0 + size) / 2.0)
 }
 
 pub(super) fn config(tempo: &Tempo, nodes: usize, max_packet: usize) -> foca::Config {

@@ -47,7 +47,7 @@ fn suspicion_grows_with_the_cluster() {
     let lan = tempo(Profile::Lan);
     assert_eq!(suspicion(&lan, 3), Duration::from_secs(4));
     assert_eq!(suspicion(&lan, 10), Duration::from_secs(4));
-    assert_eq!(suspicion(&lan, 100), Duration::from_secs(8));
+    assert_eq!(suspicion(&lan, 100), Duration::from_secs(6));
     assert_eq!(suspicion(&tempo(Profile::Wan), 3), Duration::from_secs(30));
 }
 
@@ -156,6 +156,39 @@ fn a_process_that_stood_still_gives_no_verdict_at_once() {
         a.handle_timeout(at(later));
     }
     assert_eq!(a.active().count(), 0, "the verdict is postponed, not dropped");
+}
+
+#[test]
+fn who_comes_late_itself_waits_longer_for_others() {
+    // How long `b` may refute where each timer is served so much too late.
+    let patience = |late: u64| {
+        let mut a = node("a");
+        a.apply(at(0), vec![alive("b", 1)]);
+        let (mut suspected, mut now) = (None, at(0));
+        while a.active().count() == 1 {
+            now = a.poll_timeout().unwrap().max(now) + Duration::from_millis(late);
+            a.handle_timeout(now);
+            suspected = suspected.or_else(|| a.suspects().next().map(|_| now));
+        }
+        now.since(suspected.unwrap())
+    };
+    assert!(patience(0) < Duration::from_secs(5));
+    assert!(patience(300) >= Duration::from_secs(8), "{:?}", patience(300));
+}
+
+#[test]
+fn those_that_are_asked_late_to_reach_a_member_get_their_time() {
+    let mut a = node("a");
+    a.apply(at(0), vec![alive("b", 1), alive("c", 1)]);
+    let begins = a.poll_timeout().unwrap().max(at(1000));
+    a.handle_timeout(begins);
+    let Tempo { probe_period: period, probe_rtt, .. } = tempo(Profile::Lan);
+    // This node stands still while the one it probes should have answered, and while others should have been asked.
+    let woken = begins + period + Duration::from_millis(200);
+    a.handle_timeout(woken);
+    assert_eq!(a.suspects().count(), 0, "nobody could answer in no time");
+    a.handle_timeout(woken + (period - probe_rtt));
+    assert_eq!(a.suspects().count(), 1);
 }
 
 #[test]
