@@ -99,7 +99,7 @@ fn check(house: &House) {
         let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let is_module = path.is_dir() || path.extension().is_some_and(|extension| extension == "rs");
         // Other packages, tests and golden files.
-        if !is_module || ["core", "lib", "main", "tests", "golden", "target"].contains(&module.as_str()) {
+        if !is_module || ["core", "sim", "lib", "main", "tests", "golden", "target"].contains(&module.as_str()) {
             continue;
         }
         let Some(floor) = place(&module) else {
