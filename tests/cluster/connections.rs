@@ -192,7 +192,7 @@ async fn a_node_that_no_datagram_reaches_is_degraded_and_not_down_until_it_dies(
     for node in [&first, &second] {
         let accepted = |status: &Status| status.datagrams["accepted"];
         let before = accepted(&node.status().await);
-        node.shows("several more frames", |status| (accepted(status) >= before + 8).then_some(())).await;
+        node.shows("several more frames", |status| (accepted(status) >= before + 4).then_some(())).await;
         assert!(node.logged(|line| is(line, "picored::event", "member-down")).is_empty(), "{}", site.last_lines());
     }
     datagrams.store(true, Ordering::Relaxed);

@@ -244,7 +244,7 @@ impl Node {
             }
             questions.push((*address, held.nonce));
         }
-        gone.iter().for_each(|name| drop(self.streams.by_stream.remove(name)));
+        self.streams.by_stream.retain(|name, _| !gone.contains(name));
         for (to, nonce) in questions {
             self.send(to, &Message::Challenge { nonce });
         }
