@@ -13,12 +13,8 @@ pub enum Defence {
     BuddyNotice,
     /// A node that does badly itself waits longer for others.
     LocalHealth,
-    /// Who was cut off forgets what it held of others.
-    BeginningAnew,
     /// Every update is sent ten times at least.
     Transmissions,
-    /// No verdict right after this process stood still.
-    StallPostponement,
     /// Members and seeds that are missing are greeted now and then.
     Greeting,
     /// Views are compared with one member now and then, and with each that returns.
@@ -27,13 +23,11 @@ pub enum Defence {
 
 impl Defence {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 6] = [
         Self::ObituaryFilter,
         Self::BuddyNotice,
         Self::LocalHealth,
-        Self::BeginningAnew,
         Self::Transmissions,
-        Self::StallPostponement,
         Self::Greeting,
         Self::Exchange,
     ];

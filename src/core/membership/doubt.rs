@@ -114,7 +114,7 @@ impl Membership {
             }
         }
         let is_stalled = late >= STALLED.min(suspicion(&self.tempo, 1) / 2);
-        if is_stalled && self.defences.has(Defence::StallPostponement) {
+        if is_stalled {
             self.suspicions.wait_anew(now);
         }
     }

@@ -138,8 +138,7 @@ impl Node {
     pub(super) fn note_answer(&mut self, now: Instant, identity: &Identity) {
         let is_wrong = |member: &Identity| member.name == identity.name && member.generation == identity.generation;
         let mut down = self.membership.members().filter(|(_, standing)| standing.down);
-        let may = self.defences.has(Defence::BeginningAnew) && self.heal.cut_off_since.is_some();
-        if !may || !down.any(|(member, _)| is_wrong(member)) {
+        if self.heal.cut_off_since.is_none() || !down.any(|(member, _)| is_wrong(member)) {
             return;
         }
         drop(down);

@@ -125,24 +125,6 @@ fn without_more_transmissions_news_get_lost() {
 }
 
 #[test]
-fn without_postponement_who_stood_still_calls_the_living_down() {
-    is_needed(Defence::StallPostponement, |missing| {
-        let stalled = |seed| {
-            let mut simulation = weakened(seed, 3, missing);
-            let cuts = simulation.cut_off(1);
-            simulation.run(Duration::from_millis(2400));
-            simulation.pause(0);
-            simulation.mend(&cuts);
-            simulation.run(secs(30));
-            simulation.resume(0);
-            simulation.run(secs(20));
-            simulation.report().false_downs()
-        };
-        (1..=40).map(stalled).sum()
-    });
-}
-
-#[test]
 fn without_greeting_a_split_never_heals() {
     is_needed(Defence::Greeting, |missing| (1..=5).filter(|seed| !split(weakened(*seed, 2, missing))).count() as u64);
 }
@@ -180,21 +162,6 @@ fn without_local_health_a_slow_node_keeps_all_busy() {
         simulation.run(secs(1800));
         // A third more than with all of them: every second somebody is suspected, and has to refute.
         u64::from(simulation.report().packets.offered > 200_000)
-    });
-}
-
-#[test]
-fn without_beginning_anew_a_split_does_not_heal_in_a_minute() {
-    is_needed(Defence::BeginningAnew, |missing| {
-        let unhealed = |seed| {
-            let mut simulation = weakened(seed, 5, missing);
-            let cuts = simulation.partition(&[vec![0, 1], vec![2, 3, 4]]);
-            simulation.run(secs(30));
-            simulation.mend(&cuts);
-            simulation.run(secs(60));
-            simulation.report().unhealed
-        };
-        (1..=5).map(unhealed).sum()
     });
 }
 
