@@ -22,7 +22,7 @@ use rand::rngs::StdRng;
 
 use crate::machine::{Arrival, Machine};
 use crate::measure::{Measures, Truth};
-use crate::network::Network;
+use crate::network::{Kind, Network};
 use crate::program::{Program, System};
 use crate::report::Report;
 use crate::template::Template;
@@ -334,7 +334,8 @@ impl Simulation {
         match output {
             Output::Send { to, data } => {
                 let target = self.addresses.get(&to).copied();
-                let arrivals = self.network.carry(self.now, &mut self.rng, (machine, target), data.len());
+                let arrivals =
+                    self.network.carry(self.now, &mut self.rng, (machine, target), Kind::Datagram, data.len());
                 for at in arrivals.into_iter().flatten() {
                     self.arrivals.push(at, Arrival::Datagram { to, from, data: data.clone() });
                 }

@@ -14,6 +14,7 @@ use picored_core::route::Connection;
 use picored_core::time::Instant;
 
 use super::{Arrival, Simulation};
+use crate::network::Kind;
 
 /// What one piece holds at most, in bytes.
 const PIECE: usize = 1400;
@@ -193,7 +194,7 @@ impl Simulation {
 
     /// When a piece arrives that is sent now, if it does.
     fn carry_piece(&mut self, from: usize, to: usize, len: usize) -> Option<Instant> {
-        let arrivals = self.network.carry(self.now, &mut self.rng, (from, Some(to)), len + HEADER);
+        let arrivals = self.network.carry(self.now, &mut self.rng, (from, Some(to)), Kind::Stream, len + HEADER);
         // The kernel takes it, and drops what comes twice.
         self.network.packets.delivered += arrivals.into_iter().flatten().count() as u64;
         arrivals[0]
