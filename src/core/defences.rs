@@ -13,8 +13,14 @@ pub enum Defence {
     BuddyNotice,
     /// A node that does badly itself waits longer for others.
     LocalHealth,
+    /// A suspect is asked over TCP before the verdict.
+    Question,
+    /// Who was cut off forgets what it held of others.
+    BeginningAnew,
     /// Every update is sent ten times at least.
     Transmissions,
+    /// No verdict right after this process stood still.
+    StallPostponement,
     /// Members and seeds that are missing are greeted now and then.
     Greeting,
     /// Views are compared with one member now and then, and with each that returns.
@@ -23,11 +29,14 @@ pub enum Defence {
 
 impl Defence {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::ObituaryFilter,
         Self::BuddyNotice,
         Self::LocalHealth,
+        Self::Question,
+        Self::BeginningAnew,
         Self::Transmissions,
+        Self::StallPostponement,
         Self::Greeting,
         Self::Exchange,
     ];

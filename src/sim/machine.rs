@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use picored_core::name::NodeName;
-use picored_core::node::Invocation;
-use picored_core::route::Connection;
+use picored_core::node::{Input, Invocation};
 use picored_core::time::Instant;
 
 use crate::network::{BEARABLE, GRACE};
 use crate::program::Program;
+use crate::simulation::Turn;
 use crate::template::{address, node_name};
 
 /// So many datagrams wait for a program that stands still, as in a socket's buffer.
@@ -28,11 +28,16 @@ pub(crate) enum Arrival {
         number: u64,
         good: bool,
     },
-    /// A connection that the machine asked for: none is made, as behind a firewall that lets nothing but datagrams through.
-    Closed {
+    /// Something of a connection that its program has to know.
+    Told {
         machine: usize,
         life: u32,
-        connection: Connection,
+        input: Box<Input>,
+    },
+    /// A connection goes on.
+    Stream {
+        id: u64,
+        turn: Turn,
     },
     RunDone {
         machine: usize,

@@ -4,7 +4,7 @@
 //! Cuts have a direction; a partition is one for each side. Ended cuts are remembered for a while, since a verdict that they
 //! caused may come after them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use picored_core::time::Instant;
@@ -62,6 +62,13 @@ pub struct Packets {
     pub bytes: u64,
 }
 
+/// What a packet belongs to.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Datagram,
+    Stream,
+}
+
 /// Names one cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutId(u64);
@@ -104,6 +111,10 @@ pub struct Network {
     pub conditions: Conditions,
     /// Machines whose datagrams take so much longer, each way.
     pub slow: BTreeMap<usize, Duration>,
+    /// Machines that no datagram leaves or reaches: TCP alone gets through.
+    pub no_datagrams: BTreeSet<usize>,
+    /// Whether nothing but datagrams gets through.
+    pub no_streams: bool,
     pub(crate) packets: Packets,
     cuts: Vec<Cut>,
     ended: Vec<Cut>,
@@ -116,12 +127,13 @@ impl Network {
         self.packets
     }
 
-    /// When a datagram of `len` bytes arrives that is sent now; not at all, once or twice.
+    /// When a packet of `len` bytes arrives that is sent now; not at all, once or twice.
     pub(crate) fn carry(
         &mut self,
         now: Instant,
         rng: &mut StdRng,
         (from, to): (usize, Option<usize>),
+        kind: Kind,
         len: usize,
     ) -> [Option<Instant>; 2] {
         // The draws are the same whatever comes of them, so that a small change in one place stays one.
@@ -131,7 +143,11 @@ impl Network {
         self.packets.offered += times;
         self.packets.bytes += len as u64 * times;
         let is_cut = to.is_some_and(|to| !self.reaches(from, to));
-        if is_cut || loss < conditions.loss {
+        let is_barred = match kind {
+            Kind::Datagram => [Some(from), to].into_iter().flatten().any(|end| self.no_datagrams.contains(&end)),
+            Kind::Stream => self.no_streams,
+        };
+        if is_cut || is_barred || loss < conditions.loss {
             self.packets.dropped += times;
             return [None, None];
         }
@@ -183,7 +199,7 @@ mod tests {
     }
 
     fn send(network: &mut Network, rng: &mut StdRng, count: u64) -> Vec<Instant> {
-        (0..count).flat_map(|_| network.carry(at(0), rng, (0, Some(1)), 100)).flatten().collect()
+        (0..count).flat_map(|_| network.carry(at(0), rng, (0, Some(1)), Kind::Datagram, 100)).flatten().collect()
     }
 
     #[test]
@@ -208,7 +224,7 @@ mod tests {
         assert!((70..130).contains(&late), "{late}");
         network.slow.insert(1, Duration::from_secs(3));
         for ends in [(0, Some(1)), (1, Some(0))] {
-            let [arrival, _] = network.carry(at(0), &mut rng, ends, 100);
+            let [arrival, _] = network.carry(at(0), &mut rng, ends, Kind::Datagram, 100);
             assert!(arrival.unwrap() >= at(3000));
         }
     }

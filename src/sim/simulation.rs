@@ -3,6 +3,9 @@
 //! Whatever comes next in time happens next: a datagram or an answer arrives, or a program wants to be called. Nobody else
 //! is asked, so that a thousand machines cost what they do, not what they are. All randomness is drawn from one seed.
 
+mod fault;
+mod stream;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,20 +13,22 @@ use std::time::Duration;
 use picored_core::digest::Digest;
 use picored_core::event::RunEnd;
 use picored_core::name::{AppName, NodeName};
-use picored_core::node::{Input, Node, Notice, Output, Settings};
+use picored_core::node::{Input, Node, Notice, Output};
 use picored_core::record::AppState;
 use picored_core::time::{Instant, Now, TimerQueue, Wall};
 use picored_core::versions::Takeover;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use crate::machine::{Arrival, Machine};
 use crate::measure::{Measures, Truth};
-use crate::network::{CutId, Network};
+use crate::network::{Kind, Network};
 use crate::program::{Program, System};
 use crate::report::Report;
-use crate::template::{Template, address};
+use crate::template::Template;
 use crate::trace::{Line, Trace, What, wanted};
+
+pub(crate) use self::stream::Turn;
 
 /// The wall clock's time at the simulation's start, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -45,6 +50,7 @@ pub struct Simulation {
     names: HashMap<NodeName, usize>,
     addresses: HashMap<SocketAddr, usize>,
     arrivals: TimerQueue<Arrival>,
+    streams: stream::Streams,
     wakes: BTreeSet<(Instant, usize)>,
     measures: Measures,
     trace: Trace,
@@ -72,6 +78,7 @@ impl Simulation {
             names: HashMap::new(),
             addresses: HashMap::new(),
             arrivals: TimerQueue::default(),
+            streams: Default::default(),
             wakes: BTreeSet::new(),
             measures: Measures::default(),
             trace: Trace::default(),
@@ -166,192 +173,6 @@ impl Simulation {
         self.note(machine, What::Fault(text.into()));
     }
 
-    // What may be done to machines.
-
-    /// Another machine, and a program on it. Its number: the first is 0.
-    pub fn add(&mut self) -> usize {
-        let machine = self.machines.len();
-        self.machines.push(Machine::new(machine));
-        self.names.insert(self.machines[machine].name.clone(), machine);
-        self.start(machine);
-        machine
-    }
-
-    /// What a program on this machine would start with now.
-    pub fn settings(&mut self, machine: usize) -> Settings {
-        let Machine { name, address, durable_generation, .. } = &self.machines[machine];
-        Settings {
-            name: name.clone(),
-            cluster: self.template.cluster.clone(),
-            key: self.template.key.clone(),
-            boot: (durable_generation + 1).max(self.now_on(machine).wall.0),
-            advertise: *address,
-            seeds: self.template.seeds(),
-            profile: self.template.profile,
-            apps: self.template.apps_of(machine),
-            handlers: self.template.handlers.clone(),
-            random: self.rng.random(),
-        }
-    }
-
-    /// Starts the program of a machine, or starts it again: what ran before is gone.
-    pub fn start(&mut self, machine: usize) {
-        let settings = self.settings(machine);
-        self.start_as(machine, settings);
-    }
-
-    /// Starts the program of a machine with settings of the caller's.
-    pub fn start_as(&mut self, machine: usize, settings: Settings) {
-        if self.machines[machine].runs() {
-            self.kill(machine);
-        }
-        self.fault(Some(machine), format!("starts at {} as #{}", settings.advertise, settings.boot));
-        let (now, at) = (self.now_on(machine), self.now);
-        #[cfg(feature = "controls")]
-        let defences = self.defences;
-        self.addresses.insert(settings.advertise, machine);
-        let state = &mut self.machines[machine];
-        (state.durable_generation, state.address) = (settings.boot, settings.advertise);
-        state.turn(at, true);
-        state.life += 1;
-        (state.held, state.leaves, state.calls_app_down) = (None, false, false);
-        state.program = Some(Program::start(self.system, now, settings, self.size));
-        #[cfg(feature = "controls")]
-        if let Some(node) = self.node_mut(machine) {
-            node.set_defences(defences);
-        }
-        self.measures.on_start(at, machine);
-        self.after(machine);
-        self.load_handlers(machine);
-    }
-
-    fn load_handlers(&mut self, machine: usize) {
-        let names: Vec<_> = self.template.handlers.iter().map(|handler| handler.name.clone()).collect();
-        for handler in names {
-            let version = Digest::new([1; 32]);
-            self.tell(machine, Input::HandlerReady { handler, version, takeover: Takeover::Load });
-        }
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self, machine: usize) {
-        self.fault(Some(machine), "is killed");
-        self.end(machine, true);
-    }
-
-    fn end(&mut self, machine: usize, crashed: bool) {
-        let state = &mut self.machines[machine];
-        if state.program.take().is_none() {
-            return;
-        }
-        if state.held.take().is_none() {
-            state.turn(self.now, false);
-        }
-        state.life += 1;
-        self.rewake(machine);
-        let truth = Truth { now: self.now, machines: &self.machines, network: &self.network };
-        self.measures.on_gone(&truth, machine, crashed);
-    }
-
-    /// SIGSTOP: the program stands still, and what arrives waits as far as there is room.
-    pub fn pause(&mut self, machine: usize) {
-        self.fault(Some(machine), "stands still");
-        let state = &mut self.machines[machine];
-        if state.runs() && state.held.is_none() {
-            state.held = Some(Vec::new());
-            state.turn(self.now, false);
-            self.rewake(machine);
-            let truth = Truth { now: self.now, machines: &self.machines, network: &self.network };
-            self.measures.on_gone(&truth, machine, false);
-        }
-    }
-
-    /// SIGCONT: what waited and what is due come at once, in either order.
-    pub fn resume(&mut self, machine: usize) {
-        self.fault(Some(machine), "goes on");
-        let Some(held) = self.machines[machine].held.take() else { return };
-        self.machines[machine].turn(self.now, true);
-        let timers_first = self.rng.random_bool(0.5);
-        if timers_first {
-            self.call(machine);
-        }
-        for arrival in held {
-            self.arrive(arrival);
-        }
-        self.rewake(machine);
-    }
-
-    /// The operator has the node leave.
-    pub fn leave(&mut self, machine: usize) {
-        self.fault(Some(machine), "is told to leave");
-        self.machines[machine].leaves = true;
-        self.tell(machine, Input::Leave);
-    }
-
-    /// Whether the applications of a machine answer.
-    pub fn set_apps(&mut self, machine: usize, answer: bool) {
-        self.fault(Some(machine), if answer { "its applications answer" } else { "its applications fail" });
-        self.machines[machine].app_answers = answer;
-    }
-
-    /// Gives a machine another address. A program that runs goes on at the old one until it is started again.
-    pub fn move_address(&mut self, machine: usize) {
-        let state = &mut self.machines[machine];
-        state.moves = state.moves.checked_add(1).expect("a machine moves at most 255 times");
-        state.address = address(machine, state.moves);
-    }
-
-    /// Sets the wall clock of a machine back.
-    pub fn set_clock_back(&mut self, machine: usize, by: Duration) {
-        self.fault(Some(machine), format!("its clock is set back by {by:?}"));
-        self.machines[machine].clock_behind += by;
-    }
-
-    /// Nothing gets from one of the groups to another, until it is mended.
-    pub fn partition(&mut self, groups: &[Vec<usize>]) -> Vec<CutId> {
-        self.fault(None, format!("the network splits: {groups:?}"));
-        let now = self.now;
-        let others = |group: &Vec<usize>| groups.iter().filter(|other| *other != group).flatten().copied().collect();
-        let sides: Vec<(Vec<usize>, Vec<usize>)> = groups.iter().map(|group| (group.clone(), others(group))).collect();
-        sides.into_iter().map(|(from, to)| self.network.cut(now, from, to)).collect()
-    }
-
-    /// Cuts one machine off from all others.
-    pub fn cut_off(&mut self, machine: usize) -> Vec<CutId> {
-        let others = (0..self.len()).filter(|other| *other != machine).collect();
-        self.partition(&[vec![machine], others])
-    }
-
-    /// Nothing gets from the one machine to the other; the way back is open.
-    pub fn cut_one_way(&mut self, from: usize, to: usize) -> CutId {
-        self.fault(None, format!("nothing gets from {from} to {to}"));
-        self.network.cut(self.now, [from], [to])
-    }
-
-    /// Ends cuts.
-    pub fn mend(&mut self, cuts: &[CutId]) {
-        self.fault(None, "the network is whole again");
-        self.network.mend(self.now, cuts);
-        let truth = Truth { now: self.now, machines: &self.machines, network: &self.network };
-        self.measures.on_mended(&truth);
-    }
-
-    /// Gives a node a datagram that nobody sent.
-    pub fn inject(&mut self, machine: usize, from: SocketAddr, data: Vec<u8>) {
-        self.tell(machine, Input::Datagram { from, data });
-    }
-
-    /// Tells a node of picored's something.
-    pub fn tell(&mut self, machine: usize, input: Input) {
-        let now = self.now_on(machine);
-        if let Some(node) = self.machines[machine].program.as_mut().and_then(Program::node_mut) {
-            node.handle(now, input);
-            self.after(machine);
-        }
-    }
-
-    // What may be asked.
-
     /// Whether all that run hold all that run, and nobody else, to be there.
     pub fn all_see_each_other(&self) -> bool {
         let there: BTreeSet<&str> =
@@ -377,8 +198,6 @@ impl Simulation {
     pub fn all_told(&self) -> bool {
         self.measures.all_told()
     }
-
-    // Time.
 
     /// Lets time pass.
     pub fn run(&mut self, time: Duration) {
@@ -450,8 +269,9 @@ impl Simulation {
                 _ => return self.network.packets.unclaimed += 1,
             },
             Arrival::CheckDone { machine, life, .. }
-            | Arrival::Closed { machine, life, .. }
+            | Arrival::Told { machine, life, .. }
             | Arrival::RunDone { machine, life, .. } => (*machine, *life),
+            Arrival::Stream { id, turn } => return self.on_turn(*id, *turn),
         };
         if self.machines[machine].life != life {
             return;
@@ -475,7 +295,9 @@ impl Simulation {
                 let result = if good { Ok(()) } else { Err("no answer".into()) };
                 self.tell(machine, Input::CheckDone { number, result });
             }
-            Arrival::Closed { connection, .. } => self.tell(machine, Input::Closed { connection }),
+            Arrival::Told { input, .. } => self.tell(machine, *input),
+            // Goes on without a program.
+            Arrival::Stream { .. } => {}
             Arrival::RunDone { run, .. } => {
                 let done = RunEnd::Done { changed: true, text: String::new() };
                 let end = self.run_ends.get(&machine).cloned().unwrap_or(done);
@@ -512,7 +334,8 @@ impl Simulation {
         match output {
             Output::Send { to, data } => {
                 let target = self.addresses.get(&to).copied();
-                let arrivals = self.network.carry(self.now, &mut self.rng, (machine, target), data.len());
+                let arrivals =
+                    self.network.carry(self.now, &mut self.rng, (machine, target), Kind::Datagram, data.len());
                 for at in arrivals.into_iter().flatten() {
                     self.arrivals.push(at, Arrival::Datagram { to, from, data: data.clone() });
                 }
@@ -543,10 +366,9 @@ impl Simulation {
                 let version = Digest::new([1; 32]);
                 self.tell(machine, Input::HandlerReady { handler, version, takeover: Takeover::Load });
             }
-            Output::Dial { connection, .. } => {
-                self.arrivals.push(self.now, Arrival::Closed { machine, life, connection });
+            Output::Dial { .. } | Output::Frame { .. } | Output::Listen { .. } | Output::Close { .. } => {
+                self.on_stream(machine, output);
             }
-            Output::Frame { .. } | Output::Listen { .. } | Output::Close { .. } => {}
             // Seeds are addresses here, and every version is the same.
             Output::Resolve { .. } | Output::RollBack { .. } => {}
         }

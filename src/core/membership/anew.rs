@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use super::Membership;
 use super::suspicion::Suspicions;
 use crate::broadcast::Broadcasts;
+use crate::defences::Defence;
 use crate::identity::Identity;
 use crate::time::{Instant, TimerQueue};
 
@@ -24,7 +25,7 @@ impl Membership {
     /// The cluster took this node for dead while it held most others for dead: foca has a new identity, but would spread
     /// its old verdicts under it. Of that nothing is sent.
     pub(super) fn begin_anew_if_needed(&mut self, now: Instant, sent_before: usize) {
-        if std::mem::take(&mut self.shall_begin_anew) {
+        if std::mem::take(&mut self.shall_begin_anew) && self.defences.has(Defence::BeginningAnew) {
             self.sends.truncate(sent_before);
             self.begin_anew(now);
         }
@@ -33,7 +34,8 @@ impl Membership {
     /// Forgets its own verdicts, and takes a new identity. What was to be spread is forgotten with them: the caller says
     /// anew what it has to say of itself.
     pub fn begin_anew(&mut self, now: Instant) {
-        let Some(identity) = self.identity().renew() else { return };
+        let renewed = self.identity().renew().filter(|_| self.defences.has(Defence::BeginningAnew));
+        let Some(identity) = renewed else { return };
         let own = identity.name.clone();
         let rng = StdRng::from_rng(&mut self.rng);
         let (broadcasts, news) = Broadcasts::new(own.clone());

@@ -114,7 +114,7 @@ impl Membership {
             }
         }
         let is_stalled = late >= STALLED.min(suspicion(&self.tempo, 1) / 2);
-        if is_stalled {
+        if is_stalled && self.defences.has(Defence::StallPostponement) {
             self.suspicions.wait_anew(now);
         }
     }

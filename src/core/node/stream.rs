@@ -14,6 +14,7 @@ use rand::RngExt;
 use super::exchange::{Range, cover_everything};
 use super::{Node, Notice, Output, Tick};
 use crate::contacts::Opened;
+use crate::defences::Defence;
 use crate::envelope::{MAX_DATAGRAM, MAX_FRAME};
 use crate::identity::Identity;
 use crate::membership::own_standing;
@@ -180,7 +181,9 @@ impl Node {
     /// Asks those over TCP on whom this node may soon give a verdict.
     pub(super) fn ask_suspects(&mut self, now: Instant) {
         for (identity, incarnation) in self.membership.take_questions() {
-            match self.dial(now, identity.address, About::Verdict(identity.name.clone())) {
+            let about = About::Verdict(identity.name.clone());
+            let may_ask = self.defences.has(Defence::Question);
+            match may_ask.then(|| self.dial(now, identity.address, about)).flatten() {
                 Some(route) => self.send(route, &Message::Suspected { identity, incarnation }),
                 None => self.membership.stop_waiting(&identity.name),
             }

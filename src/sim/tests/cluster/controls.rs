@@ -62,6 +62,12 @@ fn weakened(seed: u64, count: usize, missing: Option<Defence>) -> Simulation {
     simulation
 }
 
+/// Where TCP does not get through, what is asked over it stands in for nothing else.
+fn datagrams_only(mut simulation: Simulation) -> Simulation {
+    simulation.network.no_streams = true;
+    simulation
+}
+
 #[test]
 fn bare_foca_calls_healthy_nodes_down_under_loss() {
     for seed in seeds(2) {
@@ -103,7 +109,7 @@ fn without_the_obituary_filter_the_living_are_told_that_they_are_dead() {
 #[test]
 fn without_the_buddy_notice_an_outage_is_not_borne() {
     is_needed(Defence::BuddyNotice, |missing| {
-        (1..=60).map(|seed| outage(weakened(seed, 3, missing)).false_downs()).sum()
+        (1..=60).map(|seed| outage(datagrams_only(weakened(seed, 3, missing))).false_downs()).sum()
     });
 }
 
@@ -121,6 +127,26 @@ fn without_more_transmissions_news_get_lost() {
         let changes = simulation.report().app_changes;
         assert!(changes.len() > 40, "{changes:?}");
         changes.iter().filter(|took| **took > secs(2)).count() as u64
+    });
+}
+
+#[test]
+fn without_postponement_who_stood_still_calls_the_living_down() {
+    is_needed(Defence::StallPostponement, |missing| {
+        let stalled = |seed: u64| {
+            let mut simulation = datagrams_only(weakened(seed, 2, missing));
+            let cuts = simulation.cut_off(1);
+            simulation.run(Duration::from_millis(4000 + seed % 20 * 70));
+            let called_before = simulation.report().false_downs();
+            simulation.pause(0);
+            simulation.mend(&cuts);
+            // So long that the cut is no excuse any more.
+            simulation.run(secs(90));
+            simulation.resume(0);
+            simulation.run(secs(20));
+            simulation.report().false_downs_of.get(&(0, 1)).copied().unwrap_or_default() - called_before
+        };
+        (1..=40).map(stalled).sum()
     });
 }
 
@@ -162,6 +188,31 @@ fn without_local_health_a_slow_node_keeps_all_busy() {
         simulation.run(secs(1800));
         // A third more than with all of them: every second somebody is suspected, and has to refute.
         u64::from(simulation.report().packets.offered > 200_000)
+    });
+}
+
+#[test]
+fn without_beginning_anew_a_split_does_not_heal_in_a_minute() {
+    is_needed(Defence::BeginningAnew, |missing| {
+        let unhealed = |seed| {
+            let mut simulation = weakened(seed, 5, missing);
+            let cuts = simulation.partition(&[vec![0, 1], vec![2, 3, 4]]);
+            simulation.run(secs(30));
+            simulation.mend(&cuts);
+            simulation.run(secs(60));
+            simulation.report().unhealed
+        };
+        (1..=5).map(unhealed).sum()
+    });
+}
+
+#[test]
+fn without_the_question_who_answers_over_tcp_alone_is_called_down() {
+    is_needed(Defence::Question, |missing| {
+        let mut simulation = weakened(1, 5, missing);
+        simulation.network.no_datagrams = [0].into();
+        simulation.run(secs(300));
+        simulation.report().false_downs()
     });
 }
 
