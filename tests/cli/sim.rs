@@ -18,12 +18,13 @@ fn figures(args: &[&str]) -> Value {
 fn one_seed_is_one_history_on_the_users_own_config() {
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config/valid/sample.toml");
     let args = ["--config", config, "--loss", "10%", "--hours", "0.1", "--seed", "7"];
-    let args = [&args[..], &["--kill", "1@30s..90s", "--partition", "2|3@150s..180s"]].concat();
+    let args = [&args[..], &["--kill", "1@30s..90s", "--partition", "2|3@150s..240s"]].concat();
     let first = figures(&args);
     assert_eq!(first, figures(&args));
     let number = |key: &str| first[key].as_f64().unwrap_or_else(|| panic!("{key} in {first}"));
     assert_eq!((number("seed"), number("nodes"), number("false_downs")), (7.0, 5.0, 0.0));
-    assert!(number("detect_p50_s") > 3.0 && number("detect_p99_s") < 20.0, "{first}");
+    // The config says wan.
+    assert!(number("detect_p50_s") > 20.0 && number("detect_p99_s") < 60.0, "{first}");
     assert!(number("heal_max_s") > 0.0 && number("heal_max_s") < 60.0, "{first}");
     assert!(number("bytes_per_node_s") > 10.0 && number("packets_dropped") > 100.0, "{first}");
     assert_eq!((number("undetected"), number("unhealed")), (0.0, 0.0));
