@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use foca::{Codec, Header, Member, Message, PostcardCodec, State, Timer};
+use foca::{Codec, Header, Member, Message, PostcardCodec, ProbeNumber, State, Timer};
 
 use super::suspicion::{Suspicion, Verdict};
 use super::tempo::suspicion;
@@ -25,12 +25,18 @@ use crate::time::Instant;
 const STALLED: Duration = Duration::from_secs(2);
 /// Suspects are looked at this often, or four times while they may refute.
 const LOOK: Duration = Duration::from_secs(1);
+/// Right before the verdict on one of them they are told at most this often.
+const LAST_CALLS: Duration = Duration::from_millis(50);
 
 /// A probe that waits for its answer.
 #[derive(Debug)]
 pub(super) struct ProbeUnderWay {
     target: Identity,
-    /// So many were asked to reach it as well.
+    /// What foca calls it, once it is sent.
+    number: Option<ProbeNumber>,
+    /// When others are asked to reach it as well.
+    ask_others: Option<(Instant, Timer<Identity>)>,
+    /// So many were.
     asked: u8,
 }
 
@@ -50,9 +56,14 @@ impl Membership {
         self.suspicions.hear(now, name)
     }
 
-    /// How often to call [`Self::look_at_suspects`], and to tell those that are suspected.
-    pub fn look_every(&self) -> Duration {
-        LOOK.min(suspicion(&self.tempo, 1) / 4)
+    /// When to call [`Self::look_at_suspects`] again, and to tell those that are suspected: the more often the nearer a
+    /// verdict is, as a suspect whose cable is in again may know nothing of it. Else with the next probe, if that is early
+    /// enough, so that one wake-up does for both.
+    pub fn next_look(&self, now: Instant) -> Instant {
+        let every = LOOK.min(suspicion(&self.tempo, 1) / 4);
+        let probe = self.next_probe().filter(|at| *at > now);
+        let last_calls = self.next_verdict().map(|at| now + LAST_CALLS.max(at.since(now) / 2));
+        [probe, last_calls].into_iter().flatten().fold(now + every, Instant::min)
     }
 
     /// Puts one of foca's timers where it belongs. The worse this node does, the longer it waits for answers.
@@ -69,8 +80,9 @@ impl Membership {
                 self.probe = Some((patient, timer));
             }
             Timer::SendIndirectProbe { ref probed_id, .. } => {
-                self.under_way = Some(ProbeUnderWay { target: probed_id.clone(), asked: 0 });
-                self.timers.push(patient, timer);
+                let target = probed_id.clone();
+                let ask_others = Some((patient, timer));
+                self.under_way = Some(ProbeUnderWay { target, number: None, ask_others, asked: 0 });
             }
             Timer::ChangeSuspectToDown { ref member_id, incarnation, .. } => {
                 self.failed = Some((member_id.clone(), incarnation));
@@ -83,8 +95,15 @@ impl Membership {
     }
 
     pub(super) fn next_timer(&self) -> Option<Instant> {
-        let probe = self.probe.as_ref().map(|(due, _)| *due);
-        [self.timers.next_at(), probe].into_iter().flatten().min()
+        [self.timers.next_at(), self.asks_others_at(), self.next_probe()].into_iter().flatten().min()
+    }
+
+    fn next_probe(&self) -> Option<Instant> {
+        self.probe.as_ref().map(|(due, _)| *due)
+    }
+
+    fn asks_others_at(&self) -> Option<Instant> {
+        self.under_way.as_ref()?.ask_others.as_ref().map(|(due, _)| *due)
     }
 
     pub(super) fn next_verdict(&self) -> Option<Instant> {
@@ -107,7 +126,7 @@ impl Membership {
             self.local_health.worse();
         }
         // Others that are asked only now to reach a member need their time to answer.
-        if self.timers.next_at().is_some_and(|due| now.since(due) >= too_late) {
+        if self.asks_others_at().is_some_and(|due| now.since(due) >= too_late) {
             let answers_by = now + (self.tempo.probe_period - self.tempo.probe_rtt);
             if let Some((due, _)) = &mut self.probe {
                 *due = answers_by.max(*due);
@@ -116,6 +135,27 @@ impl Membership {
         let is_stalled = late >= STALLED.min(suspicion(&self.tempo, 1) / 2);
         if is_stalled && self.defences.has(Defence::StallPostponement) {
             self.suspicions.wait_anew(now);
+        }
+    }
+
+    /// Asks others to reach the member that is probed, if it was given its time.
+    pub(super) fn ask_others(&mut self, now: Instant) {
+        let ask = self.under_way.as_mut().and_then(|probe| probe.ask_others.take_if(|(due, _)| *due <= now));
+        if let Some((_, timer)) = ask {
+            self.fire(now, timer);
+        }
+    }
+
+    /// The answer to a probe spares this node the wake-up for asking others. Foca has to hear that it was time, and asks
+    /// nobody then.
+    pub(super) fn note_answer(&mut self, now: Instant, mut data: &[u8]) {
+        let Ok(Header { src, message: Message::Ack(number), .. }) = PostcardCodec.decode_header(&mut data) else {
+            return;
+        };
+        let is_answered = |probe: &&mut ProbeUnderWay| probe.target == src && probe.number == Some(number);
+        if let Some((_, timer)) = self.under_way.as_mut().filter(is_answered).and_then(|probe| probe.ask_others.take())
+        {
+            self.fire(now, timer);
         }
     }
 
@@ -207,26 +247,31 @@ impl Membership {
             self.incarnation = header.src_incarnation;
             self.local_health.worse();
         }
-        if let (Message::PingReq { .. }, Some(probe)) = (&header.message, &mut self.under_way) {
-            probe.asked = probe.asked.saturating_add(1);
+        match (&header.message, &mut self.under_way) {
+            (Message::Ping(number), Some(probe)) if probe.target == header.dst => probe.number = Some(*number),
+            (Message::PingReq { .. }, Some(probe)) => probe.asked = probe.asked.saturating_add(1),
+            _ => {}
         }
     }
 
     /// Brings the suspicions in line with foca's list, once in a while and when it has changed: foca does not tell that a
-    /// member is suspected, nor that it has refuted.
+    /// member is suspected, nor that it has refuted or is forgotten.
     pub fn look_at_suspects(&mut self, now: Instant) {
+        let not_alive = self.foca.iter_membership_state().filter(|member| member.state() != State::Alive);
+        let not_alive: Vec<_> = not_alive.cloned().collect();
+        self.changes.members |= not_alive != self.not_alive;
         let suspects: Vec<_> = self.suspects().map(|(identity, incarnation)| (identity.clone(), incarnation)).collect();
         for (identity, incarnation) in &suspects {
             self.suspicions.hold(now, identity, *incarnation);
         }
-        let down = self.foca.iter_membership_state().filter(|member| member.state() == State::Down);
-        for identity in down.map(Member::id) {
+        for identity in not_alive.iter().filter(|member| member.state() == State::Down).map(Member::id) {
             if self.verdicts.get(&identity.name).is_none_or(|verdict| verdict.identity != *identity) {
                 let suspicion = self.suspicions.remove(&identity.name).filter(|held| held.identity == *identity);
                 let verdict = Verdict { identity: identity.clone(), since: now, is_own: false, suspicion };
                 self.verdicts.insert(identity.name.clone(), verdict);
             }
         }
+        self.not_alive = not_alive;
         let suspected: BTreeSet<_> =
             suspects.iter().map(|(identity, incarnation)| (&identity.name, *incarnation)).collect();
         let over = self.suspicions.retain(|held| suspected.contains(&(&held.identity.name, held.incarnation)));

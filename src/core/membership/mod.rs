@@ -68,6 +68,8 @@ pub struct Membership {
     token: foca::TimerToken,
     local_health: LocalHealth,
     suspicions: Suspicions,
+    /// Those on foca's list that are suspected or down, as they were seen last.
+    not_alive: Vec<Member<Identity>>,
     /// Why those are down that are.
     verdicts: BTreeMap<NodeName, Verdict>,
     /// This node's own.
@@ -113,6 +115,7 @@ impl Membership {
             token: foca::TimerToken::default(),
             local_health: LocalHealth::default(),
             suspicions: Suspicions::default(),
+            not_alive: Vec::new(),
             verdicts: BTreeMap::new(),
             incarnation: 0,
             unsure: Vec::new(),
@@ -180,7 +183,12 @@ impl Membership {
         let sent = self.sends.len();
         let result = self.foca.handle_data(data, &mut self.runtime);
         self.collect(now);
+        self.note_answer(now, data);
         self.take_in_news(now);
+        if self.not_alive.iter().any(|member| member.state() == State::Suspect) {
+            // It may have refuted.
+            self.look_at_suspects(now);
+        }
         self.begin_anew_if_needed(now, sent);
         result
     }
@@ -191,6 +199,7 @@ impl Membership {
         while let Some(timer) = self.timers.pop_due(now) {
             self.fire(now, timer);
         }
+        self.ask_others(now);
         if let Some((_, timer)) = self.probe.take_if(|(due, _)| *due <= now) {
             self.end_probe(now, timer);
         }
@@ -252,6 +261,10 @@ impl Membership {
     pub fn gossip(&mut self, now: Instant) {
         let _ = self.foca.gossip(&mut self.runtime);
         self.collect(now);
+        if let Some((due, _)) = self.round.as_mut().filter(|(due, _)| *due <= now) {
+            // This was it.
+            *due = *due + self.tempo.gossip_period;
+        }
     }
 
     /// The packets to send, oldest first.

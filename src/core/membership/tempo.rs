@@ -28,7 +28,7 @@ pub(super) const fn tempo(profile: Profile) -> Tempo {
         Profile::Lan => Tempo {
             probe_period: Duration::from_secs(1),
             probe_rtt: Duration::from_millis(500),
-            suspicion_multiplier: 4.0,
+            suspicion_multiplier: 3.5,
             gossip_period: Duration::from_millis(200),
             gossip_members: 3,
         },
@@ -57,10 +57,10 @@ pub(super) const fn tempo(profile: Profile) -> Tempo {
 }
 
 /// How long a suspect has to refute that others suspect as well, in a cluster of `nodes`: `multiplier` probe periods up to
-/// ten nodes, then half of what memberlist adds (`log10 n`), as a suspect is told directly and answers directly.
+/// ten nodes, then a quarter of what memberlist adds (`log10 n`), as a suspect is told directly and answers directly.
 pub(super) fn suspicion(tempo: &Tempo, nodes: usize) -> Duration {
     let size = f64::max(1.0, (nodes.max(1) as f64).log10());
-    tempo.probe_period.mul_f64(tempo.suspicion_multiplier * (1.0 + size) / 2.0)
+    tempo.probe_period.mul_f64(tempo.suspicion_multiplier * (3.0 + size) / 4.0)
 }
 
 pub(super) fn config(tempo: &Tempo, nodes: usize, max_packet: usize) -> foca::Config {

@@ -43,6 +43,8 @@ impl Node {
 
     /// Looks at the cluster anew and draws the consequences of what changed.
     pub(super) fn refresh(&mut self, now: Now) {
+        // What the view takes in is what the next look compares with.
+        self.membership.look_at_suspects(now.at);
         let own = self.membership.identity().clone();
         let own_state = if self.leaving.is_some() { MemberState::Left } else { MemberState::Alive };
         let own_fact = Fact {

@@ -53,7 +53,7 @@ const MESSAGE_OVERHEAD: usize = 4;
 
 #[derive(Debug)]
 enum Tick {
-    /// Suspects are told that they are suspected, and the view is compared with foca's list.
+    /// Suspects are told that they are suspected, and foca's list is looked at for what foca does not tell.
     Look,
     Exchange,
     LookAgain(ScopeKey),
@@ -157,7 +157,7 @@ impl Node {
         record_fits(&record, node.handler_tags())?;
         node.membership.broadcast(now.at, &record);
         node.records.take(record);
-        node.timers.push(now.at + node.membership.look_every(), Tick::Look);
+        node.timers.push(node.membership.next_look(now.at), Tick::Look);
         node.timers.push(now.at + exchange::PERIOD, Tick::Exchange);
         for handler in node.settings.handlers.clone() {
             node.schedule_reconcile(now.at, &handler);
@@ -226,8 +226,9 @@ impl Node {
                     self.note_losses(now.at);
                     self.tell_suspects();
                     self.look_at_degraded();
-                    self.dirty = true;
-                    self.timers.push(now.at + self.membership.look_every(), Tick::Look);
+                    // Until it runs handlers it waits for a time that may come without any change.
+                    self.dirty |= self.runs_from.is_none();
+                    self.timers.push(self.membership.next_look(now.at), Tick::Look);
                 }
                 Tick::Exchange => self.exchange_with_somebody(now.at),
                 Tick::LookAgain(key) => self.on_look_again(now, &key),

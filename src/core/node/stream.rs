@@ -248,6 +248,7 @@ impl Node {
             questions.push((*address, held.nonce));
         }
         self.streams.by_stream.retain(|name, _| !gone.contains(name));
+        self.dirty |= !(gone.is_empty() && degraded.is_empty());
         for (to, nonce) in questions {
             self.send(to, &Message::Challenge { nonce });
         }

@@ -76,11 +76,14 @@ fn detection(seed: u64, nodes: usize) -> (u64, u64) {
 
 #[test]
 fn the_dead_are_known_to_be_dead_in_time() {
-    for (nodes, count, median) in [(2, 40, 5_500), (3, 40, 6_000), (5, 30, 6_000), (10, 12, 6_500), (30, 3, 8_000)] {
+    for (nodes, count, median) in [(2, 40, 5_000), (3, 40, 5_400), (5, 30, 5_600), (10, 12, 5_900), (30, 3, 7_900)] {
         let mut times: Vec<_> = seeds(count).into_iter().map(|seed| detection(seed, nodes)).collect();
         times.sort_unstable_by_key(|(_, all)| *all);
-        let (middle, worst) = (times[times.len() / 2].1, times[times.len() - 1].1);
-        assert!(middle <= median && worst <= 10_000, "{nodes} nodes: {middle} ms, at worst {worst} ms");
+        let at = |share: usize| times[(times.len() - 1) * share / 100].1;
+        // One in some hundred is probed by nobody for six seconds: that is SWIM's own chance.
+        let (middle, most, worst) = (at(50), at(99), at(100));
+        let is_good = middle <= median && most <= 10_000 && worst <= 12_000;
+        assert!(is_good, "{nodes} nodes: {middle} ms, 99 of 100 {most} ms, at worst {worst} ms");
     }
 }
 

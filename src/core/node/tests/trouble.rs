@@ -328,7 +328,8 @@ fn a_name_is_not_taken_over_because_datagrams_are_lost() {
         net.run_until("it is told that the name is taken", 30_000, is_told);
         net.kill(3);
         net.run(10_000);
-        assert_eq!(net.sees(0, 2).as_deref(), Some("alive"));
+        let state = net.sees(0, 2).unwrap();
+        assert!(["alive", "suspect"].contains(&state.as_str()), "{state}");
         assert_eq!(net.node(0).status().members[2].address, address(2).to_string());
     }
 }
