@@ -31,6 +31,7 @@ pub mod record;
 pub mod reload;
 pub mod route;
 pub mod snapshot;
+pub mod stale;
 pub mod status;
 pub mod time;
 pub mod versions;

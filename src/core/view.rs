@@ -11,6 +11,7 @@ use crate::event::{Event, EventKind};
 use crate::name::{AppName, NodeName};
 use crate::record::{AppState, HandlerTag, Record, ShortDigest};
 use crate::snapshot::{Endpoint, MemberInfo, MemberState};
+use crate::stale::Stale;
 use crate::time::Wall;
 
 /// What is known of one member now.
@@ -132,12 +133,22 @@ impl View {
         self.claimed.get(app).into_iter().flatten().copied().collect()
     }
 
-    /// Takes in what is known now, and tells what happened. `own` is this node: its coming and going is no event to it.
-    pub fn update<'a>(&mut self, wall: Wall, own: &NodeName, facts: impl Iterator<Item = Fact<'a>>) -> Vec<Event> {
+    /// Takes in what is known now of those that are `stale`, and tells what happened; who is stale and not among the facts
+    /// is gone. `own` is this node: its coming and going is no event to it.
+    pub fn update<'a>(
+        &mut self,
+        wall: Wall,
+        own: &NodeName,
+        stale: &Stale,
+        facts: impl Iterator<Item = Fact<'a>>,
+    ) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut members = BTreeMap::new();
-        for fact in facts {
-            let before = self.members.get(fact.name);
+        let before = match stale {
+            Stale::These(names) => names.iter().filter_map(|name| self.members.remove_entry(name)).collect(),
+            Stale::All => std::mem::take(&mut self.members),
+        };
+        for fact in facts.filter(|fact| stale.includes(fact.name)) {
+            let before = before.get(fact.name);
             let member_event = member_event(wall, own, before, &fact);
             let apps = apps_after(before, &fact);
             for app in fact.record.into_iter().flat_map(|record| &record.apps) {
@@ -147,9 +158,8 @@ impl View {
             events.extend(app_events(wall, before, &apps, &fact, member_event.as_ref()));
             let Fact { address, generation, state, record, .. } = fact;
             let (ready, handlers) = (record.is_some_and(|record| record.ready), record.map(|it| it.handlers.clone()));
-            members.insert(fact.name.clone(), Member { address, generation, state, apps, ready, handlers });
+            self.members.insert(fact.name.clone(), Member { address, generation, state, apps, ready, handlers });
         }
-        self.members = members;
         events
     }
 }
@@ -239,7 +249,7 @@ mod tests {
             state,
             record,
         });
-        view.update(Wall(0), &name("me"), facts).into_iter().map(|event| event.id).collect()
+        view.update(Wall(0), &name("me"), &Stale::All, facts).into_iter().map(|event| event.id).collect()
     }
 
     use MemberState::{Alive, Down, Left, Suspect};
@@ -292,6 +302,26 @@ mod tests {
         assert_eq!(view.endpoints(&AppName::new("www").unwrap()).len(), 1);
         let down = record("a", 2, 3, AppState::Down);
         assert_eq!(step(&mut view, &[("a", 2, Alive, Some(&down))]), ["app-down/www/a/2/3"]);
+    }
+
+    #[test]
+    fn only_those_are_looked_at_of_whom_it_may_be_wrong() {
+        let (mut view, up) = (View::default(), record("a", 1, 2, AppState::Up));
+        step(&mut view, &[("a", 1, Alive, Some(&up)), ("b", 1, Alive, None)]);
+        let fact =
+            |name, state| Fact { name, address: "127.0.0.1:1".parse().unwrap(), generation: 1, state, record: None };
+        let (a, b) = (name("a"), name("b"));
+        let events = view.update(
+            Wall(0),
+            &name("me"),
+            &Stale::These([b.clone()].into()),
+            [fact(&a, Down), fact(&b, Down)].into_iter(),
+        );
+        let ids: Vec<_> = events.iter().map(|event| event.id.as_str()).collect();
+        assert_eq!(ids, ["member-down/b/1"]);
+        assert_eq!(view.members()[&a].state, Alive);
+        view.update(Wall(0), &name("me"), &Stale::These([b].into()), std::iter::empty());
+        assert_eq!(view.members().keys().collect::<Vec<_>>(), [&a], "who is forgotten is gone");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::suspicion::Suspicions;
 use crate::broadcast::Broadcasts;
 use crate::defences::Defence;
 use crate::identity::Identity;
+use crate::stale::Stale;
 use crate::time::{Instant, TimerQueue};
 
 impl Membership {
@@ -50,7 +51,7 @@ impl Membership {
         let _ = self.foca.apply_many(before.iter_members().cloned(), false, &mut self.runtime);
         // Those that were cut off with it shall not hear first that its old identity is dead.
         let _ = self.foca.gossip(&mut self.runtime);
-        (self.changes.members, self.changes.rejoined) = (true, true);
+        (self.changes.members, self.changes.rejoined) = (Stale::All, true);
         self.collect(now);
         // They were known all the time.
         self.changes.returned.clear();
@@ -68,7 +69,7 @@ impl Membership {
         let down: Vec<_> = self.unsure().cloned().map(|identity| Member::new(identity, 0, State::Down)).collect();
         self.unsure.clear();
         let _ = self.foca.apply_many(down.into_iter(), false, &mut self.runtime);
-        self.changes.members = true;
+        self.changes.members = Stale::All;
         self.collect(now);
     }
 }

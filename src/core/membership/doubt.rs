@@ -18,6 +18,7 @@ use crate::defences::Defence;
 use crate::identity::Identity;
 use crate::name::NodeName;
 use crate::record::RENEWALS;
+use crate::stale::Stale;
 use crate::time::Instant;
 
 /// A process that comes so much too late stood still: all suspects get their whole time anew. Half of that time if that
@@ -259,7 +260,12 @@ impl Membership {
     pub fn look_at_suspects(&mut self, now: Instant) {
         let not_alive = self.foca.iter_membership_state().filter(|member| member.state() != State::Alive);
         let not_alive: Vec<_> = not_alive.cloned().collect();
-        self.changes.members |= not_alive != self.not_alive;
+        let differing = |these: &[Member<Identity>], those: &[Member<Identity>]| {
+            these.iter().filter(|member| !those.contains(member)).map(|member| member.id().name.clone()).collect()
+        };
+        for (these, those) in [(&not_alive, &self.not_alive), (&self.not_alive, &not_alive)] {
+            self.changes.members.join(Stale::These(differing(these, those)));
+        }
         let suspects: Vec<_> = self.suspects().map(|(identity, incarnation)| (identity.clone(), incarnation)).collect();
         for (identity, incarnation) in &suspects {
             self.suspicions.hold(now, identity, *incarnation);

@@ -34,6 +34,7 @@ use crate::identity::Identity;
 use crate::message::Standing;
 use crate::name::NodeName;
 use crate::record::Record;
+use crate::stale::Stale;
 use crate::time::{Instant, TimerQueue};
 
 /// A member that is held for dead is told so at most this often.
@@ -42,8 +43,8 @@ const TELL_THE_DEAD: Duration = Duration::from_secs(1);
 /// What has changed since it was last asked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The list of members, or the state of one, may be another.
-    pub members: bool,
+    /// Who may be in another state.
+    pub members: Stale,
     /// These members came up or have a new identity: ask them for what they say of themselves.
     pub returned: Vec<Identity>,
     /// This node was taken for dead and took a new identity.
@@ -289,6 +290,12 @@ impl Membership {
         let mut has_changed = false;
         while let Some(notification) = self.runtime.to_notify() {
             has_changed = true;
+            match &notification {
+                OwnedNotification::MemberUp(identity) | OwnedNotification::MemberDown(identity) => {
+                    self.changes.members.add(&identity.name);
+                }
+                _ => self.changes.members = Stale::All,
+            }
             match notification {
                 OwnedNotification::MemberUp(identity) | OwnedNotification::Rename(_, identity) => {
                     self.changes.returned.retain(|known| known.name != identity.name);
@@ -309,7 +316,6 @@ impl Membership {
         }
         self.resize();
         if has_changed {
-            self.changes.members = true;
             self.look_at_suspects(now);
         }
         self.look_for_gossip(now);

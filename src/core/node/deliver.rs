@@ -21,6 +21,7 @@ use crate::name::{AppName, HandlerName};
 use crate::plan::{self, Update};
 use crate::record::ShortDigest;
 use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
+use crate::stale::Stale;
 use crate::status::LastRun;
 use crate::time::{Instant, Now};
 use crate::view::Fact;
@@ -42,7 +43,7 @@ impl Node {
     }
 
     /// Looks at the cluster anew and draws the consequences of what changed.
-    pub(super) fn refresh(&mut self, now: Now) {
+    pub(super) fn refresh(&mut self, now: Now, stale: &Stale) {
         // What the view takes in is what the next look compares with.
         self.membership.look_at_suspects(now.at);
         let own = self.membership.identity().clone();
@@ -54,7 +55,8 @@ impl Node {
             state: own_state,
             record: self.records.get(&own.name),
         };
-        let facts = self.membership.members().map(|(identity, standing)| {
+        let members = self.membership.members().filter(|(identity, _)| stale.includes(&identity.name));
+        let facts = members.map(|(identity, standing)| {
             let record = self.records.get(&identity.name);
             let state = match (self.records.has_left(identity), standing.down, standing.suspect) {
                 (true, ..) => MemberState::Left,
@@ -67,7 +69,7 @@ impl Node {
             Fact { name, address: *address, generation: *generation, state, record }
         });
         let runners = self.view.runners();
-        let events = self.view.update(now.wall, &own.name, std::iter::once(own_fact).chain(facts));
+        let events = self.view.update(now.wall, &own.name, stale, std::iter::once(own_fact).chain(facts));
         let new_runners = self.view.runners().difference(&runners).map(|(_, handler)| *handler).collect();
         let changed = self.update_plan();
         // What a newcomer sees for the first time is no news to the cluster.

@@ -22,6 +22,7 @@ use crate::membership::own_standing;
 use crate::message::{Digest, DigestLine, Entry, Message, encoded_len};
 use crate::name::NodeName;
 use crate::route::{Connection, Route};
+use crate::stale::Stale;
 use crate::time::Instant;
 
 /// How often a node that looks for its cluster asks again.
@@ -469,7 +470,7 @@ impl Node {
         if found || is_alone {
             self.exchange.joined_at = Some(now);
             self.exchange.peers.clear();
-            self.dirty = true;
+            self.stale = Stale::All;
             self.notice(Notice::Joined { members: self.membership.active().count() + 1 });
         }
     }
@@ -521,7 +522,7 @@ impl Node {
             }));
             if let Some(record) = record.filter(|record| record.node != own.name) {
                 self.membership.broadcast(now, &record);
-                self.dirty |= self.records.take(record);
+                self.take_record(record);
             }
         }
         self.membership.apply(now, members);

@@ -16,6 +16,7 @@ use crate::identity::Identity;
 use crate::message::Message;
 use crate::name::NodeName;
 use crate::route::Route;
+use crate::stale::Stale;
 use crate::time::Instant;
 
 /// Members that were lost within this time were lost at once.
@@ -169,7 +170,7 @@ impl Node {
         self.membership.end_doubt(now);
         // Others have run its scopes meanwhile, without it: it takes them over, as one that comes.
         self.own_scopes.clear();
-        self.dirty = true;
+        self.stale = Stale::All;
     }
 
     /// Whether a member was cut off together with this node: what the others say of its death is as wrong as what they say

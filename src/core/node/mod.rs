@@ -39,6 +39,7 @@ use crate::membership::Membership;
 use crate::name::{AppName, HandlerName, NodeName};
 use crate::plan::Plan;
 use crate::record::{AppRecord, AppState, HandlerTag, MAX_RECORD, Record, Records};
+use crate::stale::Stale;
 use crate::status::{LastRun, LastUpgrade, MissingAsk};
 use crate::time::{Instant, Now, TimerQueue};
 use crate::versions::Versions;
@@ -106,7 +107,8 @@ pub struct Node {
     leaving: Option<leave::Leaving>,
     datagrams: BTreeMap<&'static str, u64>,
     refusals_told: HashMap<Refusal, Instant>,
-    dirty: bool,
+    /// Of whom the view may be wrong.
+    stale: Stale,
     /// The time of the last call.
     seen: Now,
     timers: TimerQueue<Tick>,
@@ -146,7 +148,7 @@ impl Node {
             leaving: None,
             datagrams: BTreeMap::new(),
             refusals_told: HashMap::new(),
-            dirty: true,
+            stale: Stale::All,
             seen: now,
             timers: TimerQueue::default(),
             outputs: VecDeque::new(),
@@ -227,7 +229,9 @@ impl Node {
                     self.tell_suspects();
                     self.look_at_degraded();
                     // Until it runs handlers it waits for a time that may come without any change.
-                    self.dirty |= self.runs_from.is_none();
+                    if self.runs_from.is_none() {
+                        self.stale = Stale::All;
+                    }
                     self.timers.push(self.membership.next_look(now.at), Tick::Look);
                 }
                 Tick::Exchange => self.exchange_with_somebody(now.at),
@@ -260,12 +264,12 @@ impl Node {
     fn settle(&mut self, now: Now) {
         self.seen = now;
         for record in self.membership.take_news() {
-            self.dirty |= self.records.take(record);
+            self.take_record(record);
         }
         let changes = self.membership.take_changes();
-        if changes.members {
+        if !changes.members.is_empty() {
             self.note_losses(now.at);
-            self.dirty = true;
+            self.stale.join(changes.members);
         }
         if changes.rejoined {
             let generation = self.membership.identity().generation;
@@ -285,8 +289,9 @@ impl Node {
             self.meet(now.at, &identity);
         }
         self.ask_suspects(now.at);
-        if std::mem::take(&mut self.dirty) {
-            self.refresh(now);
+        let stale = std::mem::take(&mut self.stale);
+        if !stale.is_empty() {
+            self.refresh(now, &stale);
         }
         self.dispatch(now);
         self.flush();
@@ -318,9 +323,15 @@ impl Node {
         let sequence = self.records.get(&self.settings.name).map_or(1, |record| record.sequence + 1);
         let record = self.own_record(sequence);
         self.membership.broadcast(now, &record);
-        self.records.take(record);
+        self.take_record(record);
         self.membership.gossip(now);
-        self.dirty = true;
+    }
+
+    fn take_record(&mut self, record: Record) {
+        let name = record.node.clone();
+        if self.records.take(record) {
+            self.stale.add(&name);
+        }
     }
 
     fn own_record(&self, sequence: u64) -> Record {

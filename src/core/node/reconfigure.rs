@@ -13,6 +13,7 @@ use crate::config::{App, Handler, Seed};
 use crate::health::Health;
 use crate::ledger::{Outcome, ScopeKey};
 use crate::record::{AppRecord, HandlerTag, Record};
+use crate::stale::Stale;
 use crate::time::{Instant, Now};
 
 /// What a node can take in while it runs.
@@ -49,7 +50,7 @@ impl Node {
         if said != Some(&self.own_record(said.map_or(0, |record| record.sequence))) {
             self.change_own_record(now.at);
         }
-        self.dirty = true;
+        self.stale = Stale::All;
         self.settle(now);
         Ok(())
     }

@@ -248,7 +248,7 @@ impl Node {
             questions.push((*address, held.nonce));
         }
         self.streams.by_stream.retain(|name, _| !gone.contains(name));
-        self.dirty |= !(gone.is_empty() && degraded.is_empty());
+        gone.iter().chain(&degraded).for_each(|name| self.stale.add(name));
         for (to, nonce) in questions {
             self.send(to, &Message::Challenge { nonce });
         }
@@ -264,7 +264,7 @@ impl Node {
             let was_degraded = held.missed >= MISSED;
             self.streams.by_stream.remove(sender);
             if was_degraded {
-                self.dirty = true;
+                self.stale.add(sender);
                 self.notice(Notice::Degraded { member: sender.clone(), recovered: true });
             }
         }

@@ -38,6 +38,7 @@ const CORE: House = House {
                 "record",
                 "route",
                 "snapshot",
+                "stale",
                 "status",
                 "time",
             ],
