@@ -84,6 +84,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         boot,
         advertise,
         seeds: cluster.seeds.clone(),
+        remembered: state.remembered(),
         profile: cluster.profile,
         apps: apps.clone(),
         handlers: handlers.clone(),

@@ -304,6 +304,11 @@ impl Driver {
                         tracing::error!(%error, "the generation cannot be kept");
                     }
                 }
+                Output::Remember(members) => {
+                    if let Err(error) = self.state.remember(&members) {
+                        tracing::warn!(%error, "the members cannot be kept for the next start");
+                    }
+                }
                 Output::Notice(notice) => {
                     news = true;
                     notices::log(&notice);

@@ -1,8 +1,8 @@
 //! The state directory: what a node must still know after it died.
 //!
-//! It holds the generation's high-water mark, the node's own key, the cache of compiled handlers, and the components that
-//! were installed over those of the config, and belongs to one daemon at a time. Every file is replaced whole (written beside, synced, renamed), so a reader finds the old or
-//! the new one and never half of one. The daemon opens it first of all, before a packet is sent; `picored check` only
+//! It holds the generation's high-water mark, where members were, the node's own key, the cache of compiled handlers, and
+//! the components that were installed over those of the config, and belongs to one daemon at a time. Every file is
+//! replaced whole (written beside, synced, renamed), so a reader finds the old or the new one and never half of one. The daemon opens it first of all, before a packet is sent; `picored check` only
 //! looks. Nothing here decides anything about the cluster.
 
 mod components;
@@ -10,6 +10,7 @@ mod key;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -215,6 +216,39 @@ impl StateDir {
         replace(&self.path, "generation", format!("{mark}\n").as_bytes()).map_err(failed("write", &path))
     }
 
+    /// The addresses that [`Self::remember`] kept. A damaged file is no more than forgotten: the seeds are there still.
+    pub fn remembered(&self) -> Vec<SocketAddr> {
+        let path = self.path.join("members");
+        let bytes = match read_limited(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "the members of the last run cannot be read; the seeds are asked");
+                return Vec::new();
+            }
+        };
+        // Each line's end is part of it: without it the last digits may be missing.
+        let text = std::str::from_utf8(&bytes).ok().filter(|text| text.is_empty() || text.ends_with('\n'));
+        let Some(Ok(addresses)) = text.map(|text| text.lines().map(str::parse).collect()) else {
+            tracing::warn!(
+                file = %path.display(),
+                "the members of the last run are damaged and forgotten; the seeds are asked. Nothing needs to be done: the \
+                 file is written anew"
+            );
+            return Vec::new();
+        };
+        addresses
+    }
+
+    /// Keeps where members are, for a start that finds every seed gone. The disk is not waited for: what a power cut takes
+    /// is missed by nobody.
+    pub fn remember(&self, members: &[SocketAddr]) -> Result<(), StateError> {
+        let text: String = members.iter().map(|address| format!("{address}\n")).collect();
+        let path = self.path.join("members");
+        let written = write_beside(&self.path, "members", text.as_bytes());
+        written.and_then(|(_, beside)| fs::rename(beside, &path)).map_err(failed("write", &path))
+    }
+
     /// This node's own key, made on first use and known to nobody else: what vouches for files that the node left to
     /// itself. It stands outside of [`Self::cache_dir`], so that who can write there cannot vouch.
     pub fn node_key(&self) -> Result<[u8; 32], StateError> {
@@ -280,6 +314,13 @@ fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Puts `bytes` in the place of `dir/name` (0600), all or nothing, and on the disk before it returns.
 fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let (file, beside) = write_beside(dir, name, bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+fn write_beside(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<(File, PathBuf)> {
     let beside = dir.join(format!("{name}.new"));
     // One left by a start that died may have another mode.
     match fs::remove_file(&beside) {
@@ -288,14 +329,13 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, dir.join(name))?;
-    File::open(dir)?.sync_all()
+    Ok((file, beside))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use picored_core::node::MAX_REMEMBERED;
 
     /// A place for a state directory, and what keeps it alive.
     fn place() -> (tempfile::TempDir, PathBuf) {
@@ -319,6 +359,25 @@ mod tests {
             "what the first start may have used is skipped"
         );
         assert_eq!(start(5_000_000), 5_000_000);
+    }
+
+    #[test]
+    fn members_are_remembered_and_a_damaged_list_is_forgotten() {
+        let (_dir, path) = place();
+        let state = StateDir::open(&path).unwrap();
+        assert_eq!(state.remembered(), []);
+        let many: Vec<_> = (0..MAX_REMEMBERED as u16).map(|i| SocketAddr::from(([0xffff; 8], 65_000 + i))).collect();
+        let few: [SocketAddr; 2] = ["192.0.2.1:7946".parse().unwrap(), "[2001:db8::1]:7946".parse().unwrap()];
+        for members in [&many[..], &few, &[]] {
+            state.remember(members).unwrap();
+            assert_eq!(state.remembered(), members);
+        }
+        state.remember(&few).unwrap();
+        // A port cut short is another port.
+        fs::write(path.join("members"), b"192.0.2.1:7946\n192.0.2.2:79").unwrap();
+        assert_eq!(state.remembered(), []);
+        fs::write(path.join("members"), b"192.0.2.1:7946\nno address\n").unwrap();
+        assert_eq!(state.remembered(), []);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(crate) struct Machine {
     pub(crate) life: u32,
     /// The highest generation in use, as it stands on the disk.
     pub(crate) durable_generation: u64,
+    /// The addresses of members that its disk keeps.
+    pub(crate) remembered: Vec<SocketAddr>,
     /// How far its wall clock is behind.
     pub(crate) clock_behind: Duration,
     /// What waits while the program stands still.
@@ -84,6 +86,7 @@ impl Machine {
             program: None,
             life: 0,
             durable_generation: 0,
+            remembered: Vec::new(),
             clock_behind: Duration::ZERO,
             held: None,
             app_answers: true,

@@ -362,6 +362,7 @@ impl Simulation {
                 let durable = &mut self.machines[machine].durable_generation;
                 *durable = generation.max(*durable);
             }
+            Output::Remember(members) => self.machines[machine].remembered = members,
             Output::Load(handler) => {
                 let version = Digest::new([1; 32]);
                 self.tell(machine, Input::HandlerReady { handler, version, takeover: Takeover::Load });

@@ -35,6 +35,9 @@ pub struct Settings {
     pub advertise: SocketAddr,
     /// Where to look for members.
     pub seeds: Vec<Seed>,
+    /// Where members were when this node last ran: what [`Output::Remember`] said. They are asked as seeds are while it
+    /// looks for its cluster, but it does not wait for them.
+    pub remembered: Vec<SocketAddr>,
     /// The gossip's tempo.
     pub profile: Profile,
     /// This node's applications.
@@ -214,6 +217,8 @@ pub enum Output {
     },
     /// This generation is in use: the next start's boot must be higher.
     RaiseGeneration(u64),
+    /// Keep these addresses of members for the next start, which may find every seed gone.
+    Remember(Vec<SocketAddr>),
     /// Something that a person may want to know.
     Notice(Notice),
     /// The cluster knows that this node has left: the process may end.

@@ -35,6 +35,8 @@ const LOOK_FOR_MISSING: Duration = Duration::from_secs(30);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(300);
 /// So many missing members are greeted at a time.
 const MISSING_AT_ONCE: usize = 3;
+/// So many members are remembered for the next start.
+pub const MAX_REMEMBERED: usize = 64;
 /// So many addresses of one name are greeted.
 const ADDRESSES_OF_A_NAME: usize = 8;
 /// A greeting that was not answered by then never will be.
@@ -92,6 +94,8 @@ pub(super) struct State {
     is_seedless: bool,
     /// Seeds that are given as addresses and are not this node.
     seed_addresses: BTreeSet<SocketAddr>,
+    /// Where members are, or were when this node last ran, as it was kept for the next start.
+    remembered: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
     /// The seeds whose names are being looked up: a resolver that hangs must not be asked again and again.
     looking_up: BTreeSet<(String, u16)>,
@@ -109,6 +113,7 @@ impl State {
             joined_at: None,
             is_seedless: true,
             seed_addresses: BTreeSet::new(),
+            remembered: settings.remembered.iter().copied().take(MAX_REMEMBERED).collect(),
             resolved: None,
             looking_up: BTreeSet::new(),
             greetings: HashMap::new(),
@@ -182,6 +187,9 @@ impl Node {
         addresses.extend(missing.into_iter().sample(&mut self.rng, MISSING_AT_ONCE));
         addresses.sort_unstable();
         addresses.dedup();
+        if !joined {
+            addresses.extend(self.exchange.remembered.iter().copied().sample(&mut self.rng, MISSING_AT_ONCE));
+        }
         if !joined || self.defences.has(Defence::Greeting) {
             self.greet(now, addresses);
         }
@@ -198,7 +206,8 @@ impl Node {
         }
         if !joined {
             self.compare_while_joining(now);
-            self.greet_by_stream(now, self.exchange.seed_addresses.iter().copied().collect());
+            let known = self.exchange.seed_addresses.union(&self.exchange.remembered);
+            self.greet_by_stream(now, known.copied().collect());
         }
         let wait = if joined { self.jittered(LOOK_FOR_MISSING) } else { RETRY };
         let wait = self.heal.look_after(now).map_or(wait, |soon| soon.min(wait));
@@ -219,7 +228,7 @@ impl Node {
             return;
         }
         let own = self.settings.advertise;
-        let limit = ADDRESSES_OF_A_NAME.max(self.exchange.seed_addresses.len() + MISSING_AT_ONCE);
+        let limit = ADDRESSES_OF_A_NAME.max(self.exchange.seed_addresses.len() + 2 * MISSING_AT_ONCE);
         for to in addresses.into_iter().filter(|address| *address != own).take(limit) {
             let nonce = self.rng.random();
             self.exchange.greetings.insert(nonce, now);
@@ -328,6 +337,21 @@ impl Node {
         }
         let wait = self.jittered(PERIOD);
         self.timers.push(now + wait, Tick::Exchange);
+    }
+
+    /// Has the members kept for the next start, if they are others than before. Who has just lost most keeps what it had.
+    pub(super) fn remember(&mut self, now: Instant) {
+        if !self.is_joined() || self.leaving.is_some() || self.heal.look_after(now).is_some() {
+            return;
+        }
+        let active: BTreeSet<_> = self.membership.active().map(|member| member.address).collect();
+        let (known, new) =
+            (active.intersection(&self.exchange.remembered), active.difference(&self.exchange.remembered));
+        let members: BTreeSet<_> = known.chain(new).copied().take(MAX_REMEMBERED).collect();
+        if members != self.exchange.remembered {
+            self.outputs.push_back(Output::Remember(members.iter().copied().collect()));
+            self.exchange.remembered = members;
+        }
     }
 
     fn compare_while_joining(&mut self, now: Instant) {

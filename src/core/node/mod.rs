@@ -46,6 +46,7 @@ use crate::versions::Versions;
 use crate::view::View;
 
 pub use self::boundary::{Input, Invocation, Notice, Output, Settings, SettingsError};
+pub use self::exchange::MAX_REMEMBERED;
 pub use self::manual::ManualError;
 pub use self::reconfigure::Reconfiguration;
 
@@ -234,7 +235,10 @@ impl Node {
                     }
                     self.timers.push(self.membership.next_look(now.at), Tick::Look);
                 }
-                Tick::Exchange => self.exchange_with_somebody(now.at),
+                Tick::Exchange => {
+                    self.exchange_with_somebody(now.at);
+                    self.remember(now.at);
+                }
                 Tick::LookAgain(key) => self.on_look_again(now, &key),
                 Tick::SpreadLeave => self.spread_leave(now.at),
                 Tick::HangUp(number) => self.hang_up(number),

@@ -29,7 +29,7 @@ impl Simulation {
 
     /// What a program on this machine would start with now.
     pub fn settings(&mut self, machine: usize) -> Settings {
-        let Machine { name, address, durable_generation, .. } = &self.machines[machine];
+        let Machine { name, address, durable_generation, remembered, .. } = &self.machines[machine];
         Settings {
             name: name.clone(),
             cluster: self.template.cluster.clone(),
@@ -37,6 +37,7 @@ impl Simulation {
             boot: (durable_generation + 1).max(self.now_on(machine).wall.0),
             advertise: *address,
             seeds: self.template.seeds(),
+            remembered: remembered.clone(),
             profile: self.template.profile,
             apps: self.template.apps_of(machine),
             handlers: self.template.handlers.clone(),

@@ -63,3 +63,25 @@ fn halves_that_meet_again_take_nobody_for_dead() {
         }
     }
 }
+
+#[test]
+fn who_was_there_before_is_found_when_every_seed_is_gone() {
+    for (seed, is_remembered) in seeds(10).into_iter().flat_map(|seed| [(seed, true), (seed, false)]) {
+        let mut net = Net::settled(seed, 4);
+        net.run(40_000);
+        (0..4).for_each(|slot| net.kill(slot));
+        if !is_remembered {
+            net.remembered.clear();
+        }
+        // The seeds are the first two.
+        net.start(2);
+        net.start(3);
+        let found = |net: &Net| [(2, 3), (3, 2)].iter().all(|&(a, b)| net.sees(a, b).as_deref() == Some("alive"));
+        if is_remembered {
+            net.run_until("they find each other", 5_000, found);
+        } else {
+            net.run(60_000);
+            assert!(!found(&net), "by what?");
+        }
+    }
+}

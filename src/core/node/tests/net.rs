@@ -82,6 +82,8 @@ pub(super) struct Net {
     pub(super) run_takes: Duration,
     /// The version of the handler that runs on a node, then the one before.
     pub(super) versions: BTreeMap<usize, Vec<Digest>>,
+    /// What each disk keeps of the members.
+    pub(super) remembered: BTreeMap<usize, Vec<SocketAddr>>,
     /// How all runs of this version end.
     pub(super) bad_version: Option<(Digest, RunEnd)>,
     /// Nodes whose runs take nine seconds.
@@ -149,6 +151,7 @@ impl Net {
             run_ends: BTreeMap::new(),
             run_takes: Duration::from_millis(20),
             versions: BTreeMap::new(),
+            remembered: BTreeMap::new(),
             bad_version: None,
             slow: BTreeSet::new(),
             trace: Vec::new(),
@@ -186,6 +189,7 @@ impl Net {
             boot: EPOCH_MS + self.ms(),
             advertise: address(slot),
             seeds: vec![Seed::Address(address(0)), Seed::Address(address(1))],
+            remembered: self.remembered.get(&slot).cloned().unwrap_or_default(),
             profile: Profile::Lan,
             apps: vec![App {
                 name: www(),
@@ -371,6 +375,7 @@ impl Net {
                 }
                 Output::Resolve { .. } => self.lookups += 1,
                 Output::RaiseGeneration(_) => {}
+                Output::Remember(members) => drop(self.remembered.insert(slot, members)),
             }
         }
     }
