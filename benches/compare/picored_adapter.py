@@ -47,6 +47,7 @@ admin_socket = "{self.path(c, i, 'sock')}"
 name = "compare"
 seeds = [{seeds}]
 key_file = "{key}"
+profile = "{os.environ.get('MEASURE_PROFILE', 'lan')}"
 
 [[app]]
 name = "www"
