@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use picored::admin::client;
 use rustix::process::Signal;
@@ -37,13 +37,25 @@ impl Dice {
 }
 
 /// An application that is up and down in turn while `flaps`, and else up.
-async fn flapping(flaps: &Arc<AtomicBool>) -> Website {
-    let flaps = flaps.clone();
-    Website::start(move |request| match request % 2 {
-        1 if flaps.load(Ordering::SeqCst) => Answer::Bad,
-        _ => Answer::Good,
-    })
-    .await
+/// A website, and how often it was asked since it is well for good.
+async fn flapping(flaps: &Arc<AtomicBool>) -> (Website, Arc<AtomicUsize>) {
+    let (flaps, calm) = (flaps.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = calm.clone();
+    let website = Website::start(move |request| match (flaps.load(Ordering::SeqCst), request % 2) {
+        (true, 1) => Answer::Bad,
+        (is_flapping, _) => {
+            counted.fetch_add(usize::from(!is_flapping), Ordering::SeqCst);
+            Answer::Good
+        }
+    });
+    (website.await, calm)
+}
+
+/// Whether nothing waits and nothing more will come: the checks that may have found something bad are over.
+async fn is_at_rest(node: &Node<'_>, websites: &[(Website, Arc<AtomicUsize>)]) -> bool {
+    let checked_again = websites.iter().all(|(_, calm)| calm.load(Ordering::SeqCst) >= 2);
+    let apps = node.status().await.members.into_iter().flat_map(|member| member.apps);
+    checked_again && apps.map(|app| app.state).all(|state| state == "up") && pending(node).await == 0
 }
 
 async fn pending(node: &Node<'_>) -> usize {
@@ -64,7 +76,7 @@ async fn versions_are_swapped_under_load_and_every_delivery_ends_once() {
     for number in 0..apps {
         let website = flapping(&flaps).await;
         let keys = "interval = \"100ms\"\ntimeout = \"30s\"\nrise = 1\nfall = 1";
-        setup = setup.app_called(&format!("a{number}"), &website, "192.0.2.1", keys);
+        setup = setup.app_called(&format!("a{number}"), &website.0, "192.0.2.1", keys);
         websites.push(website);
     }
     for name in HANDLERS {
@@ -130,7 +142,8 @@ async fn versions_are_swapped_under_load_and_every_delivery_ends_once() {
     }
     let took = begun.elapsed();
     flaps.store(false, Ordering::SeqCst);
-    let ends = found(async || (pending(&node).await == 0).then_some(()));
+    websites.iter().for_each(|(_, calm)| calm.store(0, Ordering::SeqCst));
+    let ends = found(async || is_at_rest(&node, &websites).await.then_some(()));
     site.until("everything has ended", ends).await;
     if long.is_some() {
         let shrinks = found(async || (anonymous(&node).await <= before + MEMORY).then_some(()));
