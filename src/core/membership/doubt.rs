@@ -255,9 +255,8 @@ impl Membership {
         }
     }
 
-    /// Brings the suspicions in line with foca's list, once in a while and when it has changed: foca does not tell that a
-    /// member is suspected, nor that it has refuted or is forgotten.
-    pub fn look_at_suspects(&mut self, now: Instant) {
+    /// Notes whose state on foca's list is another than when it was looked at last.
+    pub fn note_states(&mut self) {
         let not_alive = self.foca.iter_membership_state().filter(|member| member.state() != State::Alive);
         let not_alive: Vec<_> = not_alive.cloned().collect();
         let differing = |these: &[Member<Identity>], those: &[Member<Identity>]| {
@@ -266,18 +265,24 @@ impl Membership {
         for (these, those) in [(&not_alive, &self.not_alive), (&self.not_alive, &not_alive)] {
             self.changes.members.join(Stale::These(differing(these, those)));
         }
+        self.not_alive = not_alive;
+    }
+
+    /// Brings the suspicions in line with foca's list, once in a while and when it has changed: foca does not tell that a
+    /// member is suspected, nor that it has refuted or is forgotten.
+    pub fn look_at_suspects(&mut self, now: Instant) {
+        self.note_states();
         let suspects: Vec<_> = self.suspects().map(|(identity, incarnation)| (identity.clone(), incarnation)).collect();
         for (identity, incarnation) in &suspects {
             self.suspicions.hold(now, identity, *incarnation);
         }
-        for identity in not_alive.iter().filter(|member| member.state() == State::Down).map(Member::id) {
+        for identity in self.not_alive.iter().filter(|member| member.state() == State::Down).map(Member::id) {
             if self.verdicts.get(&identity.name).is_none_or(|verdict| verdict.identity != *identity) {
                 let suspicion = self.suspicions.remove(&identity.name).filter(|held| held.identity == *identity);
                 let verdict = Verdict { identity: identity.clone(), since: now, is_own: false, suspicion };
                 self.verdicts.insert(identity.name.clone(), verdict);
             }
         }
-        self.not_alive = not_alive;
         let suspected: BTreeSet<_> =
             suspects.iter().map(|(identity, incarnation)| (&identity.name, *incarnation)).collect();
         let over = self.suspicions.retain(|held| suspected.contains(&(&held.identity.name, held.incarnation)));

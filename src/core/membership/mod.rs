@@ -60,6 +60,8 @@ pub struct Membership {
     /// that pass are left out.
     round: Option<(Instant, foca::Timer<Identity>)>,
     has_gossip: bool,
+    /// What was due by then is done.
+    done_until: Instant,
     /// The end of the probe that is under way, which begins the next one.
     probe: Option<(Instant, foca::Timer<Identity>)>,
     under_way: Option<ProbeUnderWay>,
@@ -110,6 +112,7 @@ impl Membership {
             timers: TimerQueue::default(),
             round: None,
             has_gossip: false,
+            done_until: Instant::default(),
             probe: None,
             under_way: None,
             failed: None,
@@ -208,6 +211,7 @@ impl Membership {
         if let Some((_, timer)) = self.round.take_if(|(due, _)| self.has_gossip && *due <= now) {
             self.fire(now, timer);
         }
+        self.done_until = now;
     }
 
     fn fire(&mut self, now: Instant, timer: foca::Timer<Identity>) {
@@ -226,7 +230,10 @@ impl Membership {
             && !had
         {
             let period = self.tempo.gossip_period;
-            let passed = now.since(*due).as_nanos().div_ceil(period.as_nanos());
+            let late = now.since(*due).as_nanos();
+            // The one of this very moment is over if what was due has been done.
+            let is_over = self.done_until == now && *due <= now;
+            let passed = if is_over { late / period.as_nanos() + 1 } else { late.div_ceil(period.as_nanos()) };
             *due = *due + period.saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX));
         }
     }
@@ -262,10 +269,6 @@ impl Membership {
     pub fn gossip(&mut self, now: Instant) {
         let _ = self.foca.gossip(&mut self.runtime);
         self.collect(now);
-        if let Some((due, _)) = self.round.as_mut().filter(|(due, _)| *due <= now) {
-            // This was it.
-            *due = *due + self.tempo.gossip_period;
-        }
     }
 
     /// The packets to send, oldest first.

@@ -45,7 +45,7 @@ impl Node {
     /// Looks at the cluster anew and draws the consequences of what changed.
     pub(super) fn refresh(&mut self, now: Now, stale: &Stale) {
         // What the view takes in is what the next look compares with.
-        self.membership.look_at_suspects(now.at);
+        self.membership.note_states();
         let own = self.membership.identity().clone();
         let own_state = if self.leaving.is_some() { MemberState::Left } else { MemberState::Alive };
         let own_fact = Fact {
