@@ -33,7 +33,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     // From here on a signal is kept until the driver looks for it.
     let signals = Signals::new()?;
     let secrets = read_secrets(&config)?;
-    let Config { node, cluster, apps, handlers, metrics: metrics_address, secrets: _ } = &config;
+    let Config { node, cluster, apps, handlers, governor, metrics: metrics_address, secrets: _ } = &config;
     let key = match &cluster.key_file {
         Some(path) => ClusterKey::new(store::read_key(path)?),
         None => ClusterKey::none(),
@@ -86,6 +86,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         seeds: cluster.seeds.clone(),
         remembered: state.remembered(),
         profile: cluster.profile,
+        expect: cluster.expect,
+        two_node: cluster.two_node,
+        governor: *governor,
         apps: apps.clone(),
         handlers: handlers.clone(),
         random,

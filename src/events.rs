@@ -139,8 +139,15 @@ impl Happening {
                 let text = (!recovered).then(|| "it answers over TCP alone: no datagram comes through".to_owned());
                 Self { member: some(member), text, ..kind(if *recovered { "recovered" } else { "degraded" }) }
             }
-            Notice::Held { app } => {
-                Self { app: some(app), text: some(&"up nowhere: the last set stays published"), ..kind("held") }
+            Notice::Held { app, member, reason } => Self {
+                app: some(app),
+                member: some(member),
+                state: some(reason),
+                text: some(&reason.explanation()),
+                ..kind("held")
+            },
+            Notice::Released { app, member, reason } => {
+                Self { app: some(app), member: some(member), state: some(reason), ..kind("released") }
             }
             Notice::Refused { refusal, from, count } => {
                 let text = format!("datagrams, the last from {from}, {count} in all: {refusal}");
@@ -268,10 +275,12 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use picored_core::name::AppName;
+    use picored_core::governor::Hold;
+    use picored_core::name::{AppName, NodeName};
 
     fn held(events: &Events, app: &str) {
-        events.note(&Notice::Held { app: AppName::new(app).unwrap() }, Wall(1_700_000_000_000));
+        let (app, member) = (AppName::new(app).unwrap(), NodeName::new("web1").unwrap());
+        events.note(&Notice::Held { app, member, reason: Hold::NeverEmpty }, Wall(1_700_000_000_000));
     }
 
     fn apps(text: &str) -> Vec<String> {

@@ -102,9 +102,12 @@ pub(crate) fn log(notice: &Notice) {
         Notice::Degraded { member, recovered: true } => {
             tracing::info!(target: "picored::gossip", member = %member, "recovered");
         }
-        Notice::Held { app } => {
-            let reason = "never-empty";
-            tracing::warn!(target: "picored::plan", app = %app, reason, "up nowhere: the last set stays published");
+        Notice::Held { app, member, reason } => {
+            let text = reason.explanation();
+            tracing::warn!(target: "picored::governor", app = %app, member = %member, reason = %reason, text, "held");
+        }
+        Notice::Released { app, member, reason } => {
+            tracing::info!(target: "picored::governor", app = %app, member = %member, reason = %reason, "released");
         }
         Notice::Refused { refusal, from, count } => {
             let (reason, hint) = (refusal.as_str(), refusal.to_string());

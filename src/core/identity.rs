@@ -28,14 +28,15 @@ impl fmt::Debug for Identity {
 }
 
 impl foca::Identity for Identity {
-    type Addr = NodeName;
+    /// The name's key: foca compares it with that of each member whenever it hears of one.
+    type Addr = u64;
 
     fn renew(&self) -> Option<Self> {
         Some(Self { generation: self.generation.checked_add(1)?, ..self.clone() })
     }
 
-    fn addr(&self) -> NodeName {
-        self.name.clone()
+    fn addr(&self) -> u64 {
+        self.name.key()
     }
 
     fn win_addr_conflict(&self, adversary: &Self) -> bool {

@@ -12,12 +12,14 @@
 pub mod agreement;
 pub mod ask;
 pub mod broadcast;
+pub mod claim;
 pub mod config;
 pub mod contacts;
 pub mod defences;
 pub mod digest;
 pub mod envelope;
 pub mod event;
+pub mod governor;
 pub mod health;
 pub mod identity;
 pub mod ledger;

@@ -55,6 +55,11 @@ pub enum Message {
         /// The incarnation that is suspected.
         incarnation: u16,
     },
+    /// What the sender holds, in hashes of parts; by name, without a gap.
+    Summary(Vec<Part>),
+    /// Where the receiver's summary differs from what the sender holds: ranges from and to a name, both included; `None`
+    /// is the end of all names.
+    Differing(Vec<(Option<NodeName>, Option<NodeName>)>),
 }
 
 impl Message {
@@ -101,6 +106,15 @@ pub struct DigestLine {
     pub standing: Option<Standing>,
     /// The version of its record.
     pub record: Option<Version>,
+}
+
+/// All that the sender holds of the names behind those of the part before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Up to this name, itself included; `None`: to the last.
+    pub to: Option<NodeName>,
+    /// The beginning of the SHA-256 of its lines.
+    pub hash: u64,
 }
 
 /// What foca knows of a member, in the order in which knowledge overrides knowledge.

@@ -1,8 +1,12 @@
 //! The names things go by: nodes, applications, handlers, secrets, clusters. One rule for all of them.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
 
+use ring::digest;
 use serde::{Deserialize, Serialize};
 
 /// A name is 1 to 63 characters: ASCII letters, digits, `-`, `_` and `.`, beginning and ending with a letter or digit.
@@ -35,12 +39,59 @@ fn check(text: &str) -> Result<(), NameError> {
     if text.len() > MAX_LEN { Err(NameError::TooLong(text.len())) } else { Ok(()) }
 }
 
+/// A text with the beginning of its SHA-256: a list of a thousand is looked through for one by comparing numbers.
+#[derive(Clone)]
+struct Keyed {
+    key: u64,
+    text: Arc<str>,
+}
+
+impl From<&str> for Keyed {
+    fn from(text: &str) -> Self {
+        let hash = digest::digest(&digest::SHA256, text.as_bytes());
+        let key = u64::from_be_bytes(hash.as_ref()[..8].try_into().expect("SHA-256 has more than 8 bytes"));
+        Self { key, text: text.into() }
+    }
+}
+
+impl Deref for Keyed {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.text == other.text
+    }
+}
+impl Eq for Keyed {}
+
+impl PartialOrd for Keyed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Keyed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
+/// As of the text: it is borrowed as one.
+impl Hash for Keyed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident) => {
+    ($(#[$doc:meta])* $type:ident($text:ty)) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(Arc<str>);
+        pub struct $type($text);
 
         impl $type {
             /// Checks `text` and takes it as a name.
@@ -79,7 +130,7 @@ macro_rules! name {
         }
         impl From<$type> for String {
             fn from(name: $type) -> Self {
-                name.0.as_ref().into()
+                name.as_str().into()
             }
         }
         impl AsRef<str> for $type {
@@ -97,23 +148,30 @@ macro_rules! name {
 
 name! {
     /// A node's name, unique in its cluster.
-    NodeName
+    NodeName(Keyed)
 }
 name! {
     /// An application's name; the same on every node that runs it.
-    AppName
+    AppName(Arc<str>)
 }
 name! {
     /// A handler's name, as the config gives it.
-    HandlerName
+    HandlerName(Arc<str>)
 }
 name! {
     /// A secret's name, as `[secrets]` gives it. Never its value.
-    SecretName
+    SecretName(Arc<str>)
 }
 name! {
     /// A cluster's name. Datagrams of another cluster are refused.
-    ClusterName
+    ClusterName(Arc<str>)
+}
+
+impl NodeName {
+    /// Stands for the name where many are compared. Two names with the same one are to be found once in 10^19 pairs.
+    pub(crate) fn key(&self) -> u64 {
+        self.0.key
+    }
 }
 
 #[cfg(test)]

@@ -1,53 +1,14 @@
-//! What shall be published, and by whom.
+//! By whom a set is published, and how sets are named.
 //!
-//! The wanted set of an application is where it is up; it is never empty: where nothing is up, the last set that was not
-//! empty stays (a record without addresses helps nobody, and external-dns once deleted a whole zone that way). One node
-//! runs each scope of a handler: the first by rendezvous hash (Thaler and Ravishankar, 1998), so that a node that comes
-//! or goes moves its own share only, and all who see the same members agree without a word.
+//! One node runs each scope of a handler: the first by rendezvous hash (Thaler and Ravishankar, 1998), so that a node that
+//! comes or goes moves its own share only, and all who see the same members agree without a word.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ring::digest;
 
-use crate::name::{AppName, HandlerName, NodeName};
+use crate::name::{HandlerName, NodeName};
 use crate::snapshot::Endpoint;
-
-/// The wanted sets.
-#[derive(Debug, Default)]
-pub struct Plan {
-    last: BTreeMap<AppName, Vec<Endpoint>>,
-}
-
-/// What became of a wanted set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Update {
-    /// It is what it was.
-    Same,
-    /// It is another.
-    Changed,
-    /// It would have been empty; the last one was kept.
-    Held,
-}
-
-impl Plan {
-    /// Takes in where `app` is up.
-    pub fn update(&mut self, app: &AppName, up: Vec<Endpoint>) -> Update {
-        if up.is_empty() {
-            return if self.last.contains_key(app) { Update::Held } else { Update::Same };
-        }
-        if self.last.get(app) == Some(&up) {
-            return Update::Same;
-        }
-        self.last.insert(app.clone(), up);
-        Update::Changed
-    }
-
-    /// The wanted set of `app`; none if it was never up.
-    pub fn wanted(&self, app: &AppName) -> Option<&[Endpoint]> {
-        self.last.get(app).map(Vec::as_slice)
-    }
-}
 
 /// Names a set: equal if and only if the endpoints are equal, in order.
 pub fn revision(endpoints: &[Endpoint]) -> String {
@@ -85,6 +46,7 @@ pub fn runner<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn nodes(count: usize) -> Vec<NodeName> {
         (0..count).map(|i| NodeName::new(&format!("web{i}")).unwrap()).collect()
@@ -94,9 +56,6 @@ mod tests {
     }
     fn endpoint(member: &str, address: &str) -> Endpoint {
         Endpoint { member: NodeName::new(member).unwrap(), address: address.parse().unwrap(), port: 80 }
-    }
-    fn www() -> AppName {
-        AppName::new("www").unwrap()
     }
 
     #[test]
@@ -126,18 +85,6 @@ mod tests {
             *share.entry(runner(&dns(), &scope, all.iter()).unwrap()).or_insert(0) += 1;
         }
         assert!(share.len() == 4 && share.values().all(|count| (60..140).contains(count)), "{share:?}");
-    }
-
-    #[test]
-    fn a_set_is_never_empty() {
-        let mut plan = Plan::default();
-        assert_eq!(plan.update(&www(), vec![]), Update::Same, "nothing to keep");
-        assert_eq!(plan.wanted(&www()), None);
-        let last = vec![endpoint("a", "192.0.2.1")];
-        assert_eq!(plan.update(&www(), last.clone()), Update::Changed);
-        assert_eq!(plan.update(&www(), last.clone()), Update::Same);
-        assert_eq!(plan.update(&www(), vec![]), Update::Held);
-        assert_eq!(plan.wanted(&www()), Some(&*last));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{App, Cluster, Config, Handler, Node, SecretSource};
+use crate::config::{App, Cluster, Config, GovernorRules, Handler, Node, SecretSource};
 use crate::name::{HandlerName, SecretName};
 
 /// What a reload would do.
@@ -26,7 +26,7 @@ pub struct Plan {
 pub struct Change {
     /// What it is about.
     pub what: Subject,
-    /// Its name; none for the cluster, of which there is one.
+    /// Its name; none for the cluster and the governor, of which there is one.
     pub name: Option<String>,
     /// What becomes of it.
     pub change: Kind,
@@ -47,6 +47,8 @@ pub enum Subject {
     Secret,
     /// `[cluster]`.
     Cluster,
+    /// `[governor]`.
+    Governor,
 }
 
 /// What becomes of something.
@@ -69,6 +71,7 @@ impl Subject {
             Self::Handler => "handler",
             Self::Secret => "secret",
             Self::Cluster => "cluster",
+            Self::Governor => "governor",
         }
     }
 }
@@ -126,7 +129,7 @@ impl fmt::Display for Change {
 /// run.
 pub fn diff(old: &Config, new: &Config, replaced: &BTreeSet<HandlerName>) -> Plan {
     // Taken apart without `..`, here and below, so that a new key cannot be forgotten.
-    let Config { node, cluster, apps, handlers, metrics, secrets } = old;
+    let Config { node, cluster, apps, handlers, governor, metrics, secrets } = old;
     let mut restart = node_keys(node, &new.node);
     let (fixed, live) = cluster_keys(cluster, &new.cluster);
     restart.extend(fixed);
@@ -142,6 +145,10 @@ pub fn diff(old: &Config, new: &Config, replaced: &BTreeSet<HandlerName>) -> Pla
     each(Subject::Secret, secrets, &new.secrets, source, &mut changes);
     if !live.is_empty() {
         changes.push(Change { what: Subject::Cluster, name: None, change: Kind::Changed, keys: live });
+    }
+    let rules = governor_keys(governor, &new.governor);
+    if !rules.is_empty() {
+        changes.push(Change { what: Subject::Governor, name: None, change: Kind::Changed, keys: rules });
     }
     Plan { restart, changes }
 }
@@ -186,13 +193,27 @@ fn node_keys(old: &Node, new: &Node) -> Vec<String> {
 
 /// What needs a restart, and what does not.
 fn cluster_keys(old: &Cluster, new: &Cluster) -> (Vec<String>, Vec<String>) {
-    let Cluster { name, seeds, key_file, profile } = old;
+    let Cluster { name, seeds, key_file, profile, expect, two_node } = old;
     let fixed = differing([
         ("cluster.name", *name != new.name),
         ("cluster.key_file", *key_file != new.key_file),
         ("cluster.profile", *profile != new.profile),
     ]);
-    (fixed, differing([("seeds", *seeds != new.seeds)]))
+    let live = differing([
+        ("expect", *expect != new.expect),
+        ("seeds", *seeds != new.seeds),
+        ("two_node", *two_node != new.two_node),
+    ]);
+    (fixed, live)
+}
+
+fn governor_keys(old: &GovernorRules, new: &GovernorRules) -> Vec<String> {
+    let GovernorRules { budget_ratio, panic_ratio, flap_hold } = old;
+    differing([
+        ("budget_ratio", *budget_ratio != new.budget_ratio),
+        ("flap_hold", *flap_hold != new.flap_hold),
+        ("panic_ratio", *panic_ratio != new.panic_ratio),
+    ])
 }
 
 fn app_keys(old: &App, new: &App) -> Vec<String> {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use crate::claim::{AppStanding, Claim};
 use crate::event::{Event, EventKind};
 use crate::name::{AppName, NodeName};
 use crate::record::{AppState, HandlerTag, Record, ShortDigest};
@@ -114,18 +115,22 @@ impl View {
         self.claimed.keys()
     }
 
-    /// Where `app` is up, in order of member and address.
-    pub fn endpoints(&self, app: &AppName) -> Vec<Endpoint> {
-        let mut endpoints: Vec<_> = self
-            .members
-            .iter()
-            .filter_map(|(name, member)| Some((name, member.apps.get(app).filter(|app| app.up)?)))
-            .flat_map(|(name, app)| {
-                app.publish.iter().map(|&address| Endpoint { member: name.clone(), address, port: app.port })
-            })
-            .collect();
-        endpoints.sort();
-        endpoints
+    /// How `app` stands on each member that has it, and where it answers.
+    pub fn claims(&self, app: &AppName) -> BTreeMap<NodeName, Claim> {
+        let having = self.members.iter().filter_map(|(name, member)| Some((name, member, member.apps.get(app)?)));
+        let claims = having.map(|(name, member, app)| {
+            let standing = match (member.state, app.up, app.state) {
+                (_, true, _) => AppStanding::Up,
+                (MemberState::Left, ..) => AppStanding::Left,
+                (MemberState::Down, ..) => AppStanding::MemberDown,
+                (_, _, AppState::Unknown) => AppStanding::Unknown,
+                (_, _, AppState::Up | AppState::Down) => AppStanding::CheckFailed,
+            };
+            let (member, port) = (name, app.port);
+            let endpoints = app.publish.iter().map(|&address| Endpoint { member: member.clone(), address, port });
+            (name.clone(), Claim { standing, endpoints: endpoints.collect() })
+        });
+        claims.collect()
     }
 
     /// Every address that any member ever claimed for `app`, sorted.
@@ -239,6 +244,12 @@ mod tests {
         NodeName::new(text).unwrap()
     }
 
+    /// How many members `www` is up on.
+    fn up_on(view: &View) -> usize {
+        let claims = view.claims(&AppName::new("www").unwrap());
+        claims.values().filter(|claim| claim.standing == AppStanding::Up).count()
+    }
+
     /// One step of a history: each member's name, generation, state and record; the kinds and ids of what happened.
     fn step(view: &mut View, facts: &[(&str, u64, MemberState, Option<&Record>)]) -> Vec<String> {
         let names: Vec<_> = facts.iter().map(|fact| name(fact.0)).collect();
@@ -299,7 +310,7 @@ mod tests {
         let (up, fresh) = (record("a", 1, 2, AppState::Up), record("a", 2, 1, AppState::Unknown));
         step(&mut view, &[("a", 1, Alive, Some(&up))]);
         assert_eq!(step(&mut view, &[("a", 2, Alive, Some(&fresh))]), [""; 0]);
-        assert_eq!(view.endpoints(&AppName::new("www").unwrap()).len(), 1);
+        assert_eq!(up_on(&view), 1);
         let down = record("a", 2, 3, AppState::Down);
         assert_eq!(step(&mut view, &[("a", 2, Alive, Some(&down))]), ["app-down/www/a/2/3"]);
     }
@@ -329,7 +340,7 @@ mod tests {
         let mut view = View::default();
         let fresh = record("a", 1, 1, AppState::Unknown);
         assert_eq!(step(&mut view, &[("a", 1, Alive, Some(&fresh))]), ["member-up/a/1"]);
-        assert!(view.endpoints(&AppName::new("www").unwrap()).is_empty());
+        assert_eq!(up_on(&view), 0);
     }
 
     #[test]
@@ -369,6 +380,6 @@ mod tests {
         let www = AppName::new("www").unwrap();
         let expected: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "192.0.2.9".parse().unwrap()];
         assert_eq!(view.claimed(&www), expected);
-        assert!(view.endpoints(&www).is_empty());
+        assert_eq!(up_on(&view), 0);
     }
 }

@@ -140,6 +140,9 @@ impl Driver {
             apps: config.apps.clone(),
             handlers: config.handlers.clone(),
             seeds: config.cluster.seeds.clone(),
+            expect: config.cluster.expect,
+            two_node: config.cluster.two_node,
+            governor: config.governor,
         };
         self.node.reconfigure(self.clock.now(), new).map_err(|error| conflict(error.to_string()))?;
         // A run that goes on keeps what it runs with; the next one is of the new config.

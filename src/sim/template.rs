@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use picored_core::config::{App, Check, Config, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck};
+use picored_core::config::{
+    App, Check, Config, GovernorRules, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck, TwoNode,
+};
 use picored_core::envelope::ClusterKey;
 use picored_core::event::EventKind;
 use picored_core::name::{AppName, ClusterName, HandlerName, NodeName};
@@ -21,6 +23,12 @@ pub struct Template {
     pub key: ClusterKey,
     /// The gossip's tempo.
     pub profile: Profile,
+    /// Of so many members the cluster consists at least.
+    pub expect: usize,
+    /// What the survivor of two does.
+    pub two_node: TwoNode,
+    /// How careful removals are.
+    pub governor: GovernorRules,
     /// The applications; what they publish is replaced on each machine.
     pub apps: Vec<App>,
     /// The handlers; a run of one ends well and writes what it saw.
@@ -74,6 +82,9 @@ impl Template {
             cluster: ClusterName::new("simulated").expect("a name"),
             key: ClusterKey::new([7; 32]),
             profile: Profile::Lan,
+            expect: 1,
+            two_node: TwoNode::Hold,
+            governor: GovernorRules::default(),
             apps: vec![app],
             handlers: vec![handler],
             seeds: 2,
@@ -90,6 +101,9 @@ impl Template {
         Self {
             cluster: config.cluster.name.clone(),
             profile: config.cluster.profile,
+            expect: config.cluster.expect,
+            two_node: config.cluster.two_node,
+            governor: config.governor,
             apps: config.apps.clone(),
             handlers: config.handlers.clone(),
             ..Self::website()

@@ -53,7 +53,8 @@ impl fmt::Display for Line {
                 Notice::Health { app, state, reason } => write!(f, "{app} is {} {reason}", state.as_str()),
                 Notice::Rejoined { generation } => write!(f, "was taken for dead: goes on as #{generation}"),
                 Notice::Refused { refusal, from, count } => write!(f, "refused {count} from {from}: {refusal}"),
-                Notice::Held { app } => write!(f, "nothing is up for {app}: keeps the last set"),
+                Notice::Held { app, member, reason } => write!(f, "holds {app} on {member}: {reason}"),
+                Notice::Released { app, member, reason } => write!(f, "holds {app} on {member} no longer: {reason}"),
                 other => write!(f, "{other:?}"),
             },
         }

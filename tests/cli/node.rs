@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use picored_core::name::AppName;
+use picored_core::governor::Hold;
+use picored_core::name::{AppName, NodeName};
 use picored_core::node::Notice;
 use picored_core::status::{
     AccuserStatus, AppStatus, Evidence, HandlerStatus, LastRun, LastUpgrade, MemberStatus, MismatchStatus, MissingAsk,
@@ -35,7 +36,9 @@ impl Node {
                 ready.send(()).unwrap();
                 let events = picored::events::Events::default();
                 for app in ["www", "api"] {
-                    events.note(&Notice::Held { app: AppName::new(app).unwrap() }, Wall(1_769_860_800_000));
+                    let (app, member) = (AppName::new(app).unwrap(), NodeName::new("web1").unwrap());
+                    let held = Notice::Held { app, member, reason: Hold::NeverEmpty };
+                    events.note(&held, Wall(1_769_860_800_000));
                 }
                 let publish = watch::Sender::new(Arc::new(status()));
                 tokio::select! {

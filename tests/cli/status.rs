@@ -153,8 +153,8 @@ fn events_are_lines_for_people_and_for_programs() {
     assert_eq!(
         said(&["events", "--socket", &node.socket]),
         "\
-2026-01-31T12:00:00.000Z held        www: up nowhere: the last set stays published
-2026-01-31T12:00:00.000Z held        api: up nowhere: the last set stays published
+2026-01-31T12:00:00.000Z held        www on web1 never-empty: up nowhere: the last set stays published
+2026-01-31T12:00:00.000Z held        api on web1 never-empty: up nowhere: the last set stays published
 "
     );
     let lines = said(&["events", "--socket", &node.socket, "--json"]);

@@ -111,7 +111,8 @@ fn disturb(site: &mut Site, rng: &mut StdRng) -> anyhow::Result<String> {
     let mut said = Vec::new();
     for server in touched {
         said.push(if site.is_well(server) {
-            let trouble = *Trouble::ALL.choose(rng).context("there is some")?;
+            let bearable: Vec<_> = Trouble::ALL.into_iter().filter(|trouble| site.keeps_quorum(*trouble)).collect();
+            let trouble = *bearable.choose(rng).context("there is some")?;
             site.trouble(server, trouble)?;
             format!("{} {}", cluster::name(server), trouble.as_str())
         } else {

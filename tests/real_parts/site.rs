@@ -159,6 +159,15 @@ impl Site {
         self.servers[server].trouble.is_none()
     }
 
+    /// Whether most of those that have not left are still seen when this befalls one more: else nothing is removed.
+    pub(crate) fn keeps_quorum(&self, more: Trouble) -> bool {
+        let troubles = || self.servers.iter().filter_map(|server| server.trouble).chain([more]);
+        let is_silent = |trouble: &Trouble| matches!(trouble, Trouble::Crashes | Trouble::CutOff | Trouble::NodeKilled);
+        let silent = troubles().filter(is_silent).count();
+        let left = troubles().filter(|trouble| *trouble == Trouble::NodeLeaves).count();
+        silent * 2 < SERVERS - left
+    }
+
     /// The servers that are well.
     pub(crate) fn well(&self) -> Vec<usize> {
         (0..SERVERS).filter(|server| self.is_well(*server)).collect()
@@ -247,11 +256,11 @@ fn public(server: usize) -> IpAddr {
     address(number(server)).into()
 }
 
-/// The application and the handler of a node.
+/// The application and the handler of a node. Rounds follow each other too fast for the governor's budget and flap hold.
 fn config(server: usize) -> String {
     let api = format!("http://{}:{API_PORT}", address(DNS));
     format!(
-        "[secrets]\napi = {{ env = \"API_KEY\" }}\n\n[[app]]\nname = \"www\"\npublish = [\"{}\"]\n\
+        "[governor]\nbudget_ratio = 1\nflap_hold = \"0s\"\n\n[secrets]\napi = {{ env = \"API_KEY\" }}\n\n[[app]]\nname = \"www\"\npublish = [\"{}\"]\n\
          check = {{ http = \"http://127.0.0.1/health\", expect_body = \"OK\" }}\ninterval = \"1s\"\ntimeout = \"1s\"\n\n\
          [[handler]]\nname = \"dns\"\nsource = \"builtin:dns-powerdns\"\n\n\
          [handler.config]\napi = \"{api}\"\nzone = \"{ZONE}\"\nrecord = \"{RECORD}\"\nttl = 30\n\n\

@@ -19,7 +19,7 @@ use crate::event::EventKind;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName, SecretName};
 use crate::policy::Grant;
 
-pub use check::{DEFAULT_ADMIN_SOCKET, Spoken, parse_duration};
+pub use check::{DEFAULT_ADMIN_SOCKET, LONGEST_FLAP_HOLD, Spoken, parse_duration};
 pub use error::{ConfigError, ConfigErrors};
 pub use pattern::{Pattern, matches};
 
@@ -27,6 +27,8 @@ pub use pattern::{Pattern, matches};
 pub const MAX_TEXT_LEN: usize = 256 * 1024;
 /// So many seeds are taken.
 pub const MAX_SEEDS: usize = 64;
+/// A cluster may be expected to have so many members.
+pub const MAX_EXPECT: usize = 4096;
 /// So many applications may one node have: what it says of them has to fit on the wire.
 pub const MAX_APPS: usize = 64;
 /// So many addresses may one application publish on one node.
@@ -53,6 +55,8 @@ pub struct Config {
     pub apps: Vec<App>,
     /// `[[handler]]`, in the order of the file.
     pub handlers: Vec<Handler>,
+    /// `[governor]`
+    pub governor: GovernorRules,
     /// `[metrics]`: where to serve them over TCP, if anywhere.
     pub metrics: Option<SocketAddr>,
     /// `[secrets]`: where each one is read from. The values are nowhere in a config.
@@ -97,6 +101,44 @@ pub struct Cluster {
     pub key_file: Option<PathBuf>,
     /// The gossip's tempo.
     pub profile: Profile,
+    /// Of so many members the cluster consists at least; quorum counts from this.
+    pub expect: usize,
+    /// What the survivor does where there are two members and one of them fails.
+    pub two_node: TwoNode,
+}
+
+/// `[governor]`: how careful removals are. The same on every node, or sets change with the node that runs a handler.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GovernorRules {
+    /// So large a part of an application's members may be removed within five minutes, and one always; 1: all.
+    pub budget_ratio: f64,
+    /// Where failed checks alone would leave less than this part of six or more members, they are not believed; 0: they
+    /// always are.
+    pub panic_ratio: f64,
+    /// Who fails for the second time lately has to be up for so long before it is published again, and for twice as long
+    /// each further time; zero: nobody has to.
+    pub flap_hold: Duration,
+}
+
+impl Default for GovernorRules {
+    fn default() -> Self {
+        Self { budget_ratio: 0.3, panic_ratio: 0.5, flap_hold: Duration::from_secs(30) }
+    }
+}
+
+/// One of two is no majority: it cannot tell whether the other one has failed or it has itself been cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TwoNode {
+    /// The other one stays published.
+    #[default]
+    Hold,
+    /// It takes the other one out. Where both live and cannot reach each other, each takes the other out.
+    TrustSurvivor,
+}
+
+impl TwoNode {
+    /// All of them, as they are written.
+    pub const NAMES: [(&str, Self); 2] = [("hold", Self::Hold), ("trust-survivor", Self::TrustSurvivor)];
 }
 
 /// A place to look for members.

@@ -67,6 +67,11 @@ impl Membership {
         [probe, last_calls].into_iter().flatten().fold(now + every, Instant::min)
     }
 
+    /// Who was given up was silent for so long at least, in this node's eyes or in another's.
+    pub fn shortest_suspicion(&self) -> Duration {
+        suspicion(&self.tempo, self.sized_for)
+    }
+
     /// Puts one of foca's timers where it belongs. The worse this node does, the longer it waits for answers.
     pub(super) fn schedule(&mut self, now: Instant, after: Duration, timer: Timer<Identity>) {
         let patient = now + after * self.patience();

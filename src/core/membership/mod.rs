@@ -146,6 +146,11 @@ impl Membership {
         let _ = self.foca.set_config(self.foca_config(self.sized_for));
     }
 
+    /// How often a member is probed.
+    pub fn probe_period(&self) -> Duration {
+        self.tempo.probe_period
+    }
+
     /// Who this node is now; the generation grows when it has to refute its own death.
     pub fn identity(&self) -> &Identity {
         self.foca.identity()

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agreement::Difference;
-use crate::config::{App, Handler, Profile, Seed};
+use crate::config::{App, GovernorRules, Handler, Profile, Seed, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::{ClusterKey, Refusal};
 use crate::event::{DeliveryId, Event, RunEnd};
+use crate::governor::Hold;
 use crate::ledger::{Delivery, Outcome};
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::record::{AppState, MAX_RECORD};
@@ -40,6 +41,12 @@ pub struct Settings {
     pub remembered: Vec<SocketAddr>,
     /// The gossip's tempo.
     pub profile: Profile,
+    /// Of so many members the cluster consists at least.
+    pub expect: usize,
+    /// What the survivor of two does.
+    pub two_node: TwoNode,
+    /// How careful removals are.
+    pub governor: GovernorRules,
     /// This node's applications.
     pub apps: Vec<App>,
     /// Its handlers.
@@ -311,10 +318,24 @@ pub enum Notice {
         /// In what; `None` when it is over, because they agree or the node is gone.
         differs: Option<Difference>,
     },
-    /// Nothing is up for an application: the last set stays published.
+    /// An application's set is not as it looks: a member stays published though it does not look up, or the other way
+    /// round.
     Held {
-        /// Which.
+        /// The application.
         app: AppName,
+        /// The member.
+        member: NodeName,
+        /// Why.
+        reason: Hold,
+    },
+    /// That is over.
+    Released {
+        /// The application.
+        app: AppName,
+        /// The member.
+        member: NodeName,
+        /// Why it was held until now.
+        reason: Hold,
     },
     /// A member answers over TCP alone; or this is over.
     Degraded {

@@ -95,6 +95,7 @@ impl Node {
             return self.refuse(now.at, from.peer(), Refusal::Malformed);
         };
         self.count("accepted");
+        self.note_heard(now.at, sender);
         // Who answers this node's own question on a connection is about to clear all doubts.
         if !matches!(from.connection(), Some(Connection::Dialed(_))) {
             self.answer_doubts(now.at, from, sender);
@@ -125,6 +126,8 @@ impl Node {
             }
             Message::Digest(digest) => self.on_digest(now.at, from, sender, &digest),
             Message::Entries(entries) => self.take_entries(now.at, from, sender, entries),
+            Message::Summary(parts) => self.on_summary(from, &parts),
+            Message::Differing(ranges) => self.on_differing(from, ranges),
             Message::Suspected { identity, incarnation } => {
                 self.membership.refute(now.at, &identity, incarnation, sender);
                 self.answer_suspicion(from, &identity, incarnation);

@@ -18,7 +18,7 @@ use crate::event::{DeliveryId, Event, EventKind, RunEnd};
 use crate::identity::Identity;
 use crate::ledger::{Delivery, Outcome, ScopeKey};
 use crate::name::{AppName, HandlerName};
-use crate::plan::{self, Update};
+use crate::plan;
 use crate::record::ShortDigest;
 use crate::snapshot::{EndpointSet, MemberInfo, MemberState, Snapshot};
 use crate::stale::Stale;
@@ -71,7 +71,10 @@ impl Node {
         let runners = self.view.runners();
         let events = self.view.update(now.wall, &own.name, stale, std::iter::once(own_fact).chain(facts));
         let new_runners = self.view.runners().difference(&runners).map(|(_, handler)| *handler).collect();
-        let changed = self.update_plan();
+        if events.iter().any(|event| event.kind == EventKind::MemberDown) {
+            self.note_loss(now.at);
+        }
+        let changed = self.govern(now.at);
         // What a newcomer sees for the first time is no news to the cluster.
         if self.may_run() {
             self.settle_in(now.at);
@@ -87,14 +90,21 @@ impl Node {
                 self.tell_mismatches();
             }
             self.take_over(now, &new_runners);
-            // An address may move while its application stays up: nothing happened, and yet another set is wanted.
-            for app in changed.iter().filter(|app| !events.iter().any(|event| event.app.as_ref() == Some(app))) {
-                let keys: Vec<_> =
-                    self.own_scopes.iter().filter(|key| key.app.as_ref() == Some(app)).cloned().collect();
-                for key in keys {
-                    self.reconcile_scope(now, &key);
-                }
-            }
+            // An address may move while its application stays up, and a hold may end: nothing happened, and yet another
+            // set is wanted.
+            let has_event = |app: &AppName| events.iter().any(|event| event.app.as_ref() == Some(app));
+            let silent: Vec<_> = changed.into_iter().filter(|app| !has_event(app)).collect();
+            self.reconcile_apps(now, &silent);
+            self.ask_for_quorum(now.at);
+        }
+    }
+
+    /// Has the handlers look at these applications, in the scopes that this node runs.
+    pub(super) fn reconcile_apps(&mut self, now: Now, apps: &[AppName]) {
+        let is_one = |key: &&ScopeKey| key.app.as_ref().is_some_and(|app| apps.contains(app));
+        let keys: Vec<_> = self.own_scopes.iter().filter(is_one).cloned().collect();
+        for key in keys {
+            self.reconcile_scope(now, &key);
         }
     }
 
@@ -108,30 +118,13 @@ impl Node {
     /// so in its record. Else its first run would take healthy addresses out. Before it runs anything it lets the others
     /// hear of it, and itself of those that got there in the same moment, so that one of them runs a scope and not each.
     fn settle_in(&mut self, now: Instant) {
-        let waited_enough = self.exchange.joined_at().is_some_and(|joined| now.since(joined) >= SETTLE_AT_MOST);
-        if self.runs_from.is_none() && (self.view.is_complete() || waited_enough) {
+        let Some(since) = self.there_since().filter(|_| self.runs_from.is_none()) else { return };
+        let waited_enough = now.since(since) >= SETTLE_AT_MOST;
+        if self.view.is_complete() || waited_enough {
             let is_alone = self.membership.active().next().is_none();
             self.runs_from = Some(if is_alone { now } else { now + HEAR_OF_EACH_OTHER });
             self.change_own_record(now);
         }
-    }
-
-    /// Takes the view into the wanted sets; those that are others now.
-    fn update_plan(&mut self) -> Vec<AppName> {
-        let apps: Vec<_> = self.view.apps().cloned().collect();
-        let mut changed = Vec::new();
-        for app in apps {
-            let update = self.plan.update(&app, self.view.endpoints(&app));
-            if update != Update::Held {
-                self.held.remove(&app);
-            } else if self.held.insert(app.clone()) {
-                self.notice(Notice::Held { app: app.clone() });
-            }
-            if update == Update::Changed {
-                changed.push(app);
-            }
-        }
-        changed
     }
 
     fn offer(&mut self, now: Instant, event: &Event) {
@@ -167,7 +160,7 @@ impl Node {
         if apps.is_empty() && handler.apps.is_empty() {
             return vec![(scope(handler, None), event.clone())];
         }
-        let told = apps.into_iter().filter(|app| handler.sees(app) && self.plan.wanted(app).is_some());
+        let told = apps.into_iter().filter(|app| handler.sees(app) && self.governor.wanted(app).is_some());
         told.map(|app| (scope(handler, Some(&app)), Event { app: Some(app), ..event.clone() })).collect()
     }
 
@@ -222,7 +215,7 @@ impl Node {
         };
         // An application that was never up has nothing to put in order; a handler's own line only if it sees none.
         let wanted = match &key.app {
-            Some(app) => self.plan.wanted(app).is_some(),
+            Some(app) => self.governor.wanted(app).is_some(),
             None => !self.view.apps().any(|app| handler.sees(app)),
         };
         if wanted {
@@ -264,7 +257,7 @@ impl Node {
 
     /// Starts what is due.
     pub(super) fn dispatch(&mut self, now: Now) {
-        while self.may_start() && self.runs_from.is_some_and(|from| from <= now.at) {
+        while self.may_start() && self.has_quorum(now.at) && self.runs_from.is_some_and(|from| from <= now.at) {
             let Some(delivery) = self.ledger.start(now.at) else { return };
             // The members may have changed since it was put in line: its new runner has taken the scope over.
             if !self.runs(&delivery.key, delivery.event.member.as_ref()) {
@@ -281,7 +274,7 @@ impl Node {
 
     pub(super) fn snapshot(&self, handler: &Handler) -> Snapshot {
         let sets = self.view.apps().filter(|app| handler.sees(app)).filter_map(|app| {
-            let endpoints = self.plan.wanted(app)?.to_vec();
+            let endpoints = self.governor.wanted(app)?.to_vec();
             let revision = plan::revision(&endpoints);
             Some((app.clone(), EndpointSet { revision, endpoints, claimed: self.view.claimed(app) }))
         });

@@ -94,6 +94,8 @@ pub(super) struct State {
     is_seedless: bool,
     /// Seeds that are given as addresses and are not this node.
     seed_addresses: BTreeSet<SocketAddr>,
+    /// Where those are that go by a name, as far as was found out: the first few of each.
+    named: BTreeMap<(String, u16), BTreeSet<SocketAddr>>,
     /// Where members are, or were when this node last ran, as it was kept for the next start.
     remembered: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
@@ -113,6 +115,7 @@ impl State {
             joined_at: None,
             is_seedless: true,
             seed_addresses: BTreeSet::new(),
+            named: BTreeMap::new(),
             remembered: settings.remembered.iter().copied().take(MAX_REMEMBERED).collect(),
             resolved: None,
             looking_up: BTreeSet::new(),
@@ -134,6 +137,19 @@ impl State {
         self.seed_addresses = addresses.filter(|address| *address != own).collect();
         self.is_seedless = self.seed_addresses.is_empty() && !seeds.iter().any(|seed| matches!(seed, Seed::Name(..)));
         (self.resolved, self.next_contact) = (None, now);
+        let names = seeds.iter().filter_map(|seed| match seed {
+            Seed::Address(_) => None,
+            Seed::Name(name, port) => Some((name.clone(), *port)),
+        });
+        self.named = names.map(|name| (name, BTreeSet::new())).collect();
+    }
+
+    /// How many nodes the seeds stand for, this one aside and those at an address that `has_left`. A name that was not
+    /// found yet stands for one.
+    pub(super) fn count_seeds(&self, own: SocketAddr, has_left: impl Fn(SocketAddr) -> bool) -> usize {
+        let addresses: BTreeSet<_> = self.seed_addresses.iter().chain(self.named.values().flatten()).copied().collect();
+        let others = addresses.into_iter().filter(|address| *address != own && !has_left(*address)).count();
+        others + self.named.values().filter(|found| found.is_empty()).count()
     }
 
     pub(super) fn is_joined(&self) -> bool {
@@ -216,7 +232,10 @@ impl Node {
 
     pub(super) fn on_resolved(&mut self, now: Instant, name: String, port: u16, addresses: Vec<SocketAddr>) {
         self.exchange.looking_up.remove(&(name.clone(), port));
-        if self.settings.seeds.contains(&Seed::Name(name, port)) {
+        if let Some(found) = self.exchange.named.get_mut(&(name, port)) {
+            if !addresses.is_empty() {
+                *found = addresses.iter().copied().take(ADDRESSES_OF_A_NAME).collect();
+            }
             self.greet_by_stream(now, addresses.clone());
             self.greet(now, addresses);
         }
@@ -333,7 +352,7 @@ impl Node {
         if let Some(peer) = peer.filter(|_| self.leaving.is_none() && self.defences.has(Defence::Exchange))
             && !self.exchange_by_stream(now, peer)
         {
-            self.send_digest(peer, None, None, true);
+            self.send_summary(peer);
         }
         let wait = self.jittered(PERIOD);
         self.timers.push(now + wait, Tick::Exchange);
@@ -366,7 +385,11 @@ impl Node {
     }
 
     /// The lines for all names from `from` to `to`, both included.
-    fn digest_lines(&self, from: Option<&NodeName>, to: Option<&NodeName>) -> BTreeMap<NodeName, DigestLine> {
+    pub(super) fn digest_lines(
+        &self,
+        from: Option<&NodeName>,
+        to: Option<&NodeName>,
+    ) -> BTreeMap<NodeName, DigestLine> {
         let mut lines: BTreeMap<NodeName, DigestLine> = BTreeMap::new();
         let in_range = |name: &NodeName| from.is_none_or(|from| name >= from) && to.is_none_or(|to| name <= to);
         let line = |node: &NodeName| DigestLine { node: node.clone(), standing: None, record: None };
@@ -426,7 +449,7 @@ impl Node {
 
     /// What one datagram or frame holds of lines or entries, in bytes, beside the names of the range. Who was dialed may
     /// not know this node yet, and reads no more than a datagram's worth; who dialed reads a whole frame.
-    fn budget(&self, to: Route) -> usize {
+    pub(super) fn budget(&self, to: Route) -> usize {
         let at_most = match to.connection() {
             Some(Connection::Accepted(_)) => MAX_FRAME,
             Some(Connection::Dialed(_)) | None => MAX_DATAGRAM,

@@ -53,6 +53,8 @@ pub(super) struct State {
     cut_off_since: Option<Instant>,
     held_until: Option<Instant>,
     reunion: Option<Reunion>,
+    /// When this node last came back from such a time.
+    back_since: Option<Instant>,
     told: BTreeMap<NodeName, Instant>,
 }
 
@@ -60,6 +62,10 @@ impl State {
     /// Whether deliveries wait because the view is known to be unreliable.
     pub(super) fn holds_handlers(&self) -> bool {
         self.held_until.is_some() || self.reunion.is_some()
+    }
+
+    pub(super) fn back_since(&self) -> Option<Instant> {
+        self.back_since
     }
 
     /// How long to wait before the next look for those that are missing; nothing if most are there.
@@ -102,6 +108,9 @@ impl Node {
         let until = heal.lost.values().max().map(|last| *last + HOLD).filter(|_| has_lost_most);
         let until = until.filter(|until| *until > now);
         let was_held = std::mem::replace(&mut heal.held_until, until).is_some();
+        if was_held && until.is_none() {
+            heal.back_since = Some(now);
+        }
         match (was_held, until) {
             (false, Some(_)) => self.notice(Notice::CutOff { lost: at_once, left }),
             (true, None) => self.notice(Notice::Reunited { members: left }),
@@ -167,6 +176,7 @@ impl Node {
 
     fn end_reunion(&mut self, now: Instant) {
         self.heal.reunion = None;
+        self.heal.back_since = Some(now);
         self.membership.end_doubt(now);
         // Others have run its scopes meanwhile, without it: it takes them over, as one that comes.
         self.own_scopes.clear();
@@ -182,7 +192,10 @@ impl Node {
 
     /// Asks again, and ends the waits whose time is over.
     pub(super) fn heal_due(&mut self, now: Instant) {
-        self.heal.held_until = self.heal.held_until.filter(|until| *until > now);
+        if self.heal.held_until.take_if(|until| *until <= now).is_some() {
+            self.heal.back_since = Some(now);
+            self.stale = Stale::All;
+        }
         let Some(reunion) = &mut self.heal.reunion else { return };
         if reunion.until <= now {
             self.end_reunion(now);

@@ -99,7 +99,7 @@ impl Node {
             (None, [only]) => Some(*only),
             (None, _) => return Err(ManualError::WhichApp(listed())),
         };
-        match app.filter(|app| self.plan.wanted(app).is_none()) {
+        match app.filter(|app| self.governor.wanted(app).is_none()) {
             Some(app) => Err(ManualError::NeverUp(app.clone())),
             None => Ok(ScopeKey { handler: handler.clone(), app: app.cloned() }),
         }

@@ -11,12 +11,14 @@ mod datagram;
 mod deliver;
 mod evidence;
 mod exchange;
+mod govern;
 mod heal;
 mod leave;
 mod manual;
 mod reconfigure;
 mod status;
 mod stream;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -32,12 +34,12 @@ use crate::config::Handler;
 use crate::contacts::Contacts;
 use crate::defences::Defences;
 use crate::envelope::{self, Cluster, MAX_DATAGRAM, Refusal, Sealer};
+use crate::governor::Governor;
 use crate::health::Health;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, ScopeKey};
 use crate::membership::Membership;
-use crate::name::{AppName, HandlerName, NodeName};
-use crate::plan::Plan;
+use crate::name::{HandlerName, NodeName};
 use crate::record::{AppRecord, AppState, HandlerTag, MAX_RECORD, Record, Records};
 use crate::stale::Stale;
 use crate::status::{LastRun, LastUpgrade, MissingAsk};
@@ -91,7 +93,8 @@ pub struct Node {
     health: Vec<Health>,
     checks_started: u64,
     view: View,
-    plan: Plan,
+    governor: Governor,
+    govern: govern::State,
     ledger: Ledger,
     books: BTreeMap<HandlerName, HandlerBook>,
     /// When this node begins to run handlers; none before it knows enough to do so.
@@ -100,7 +103,6 @@ pub struct Node {
     own_scopes: std::collections::BTreeSet<ScopeKey>,
     /// Those among them that may have had another runner until now, and when its last run is over.
     look_again: BTreeMap<ScopeKey, Instant>,
-    held: std::collections::BTreeSet<AppName>,
     next_local_event: u64,
     exchange: exchange::State,
     heal: heal::State,
@@ -135,13 +137,13 @@ impl Node {
             health: settings.apps.iter().map(|_| Health::new(now.at)).collect(),
             checks_started: 0,
             view: View::default(),
-            plan: Plan::default(),
+            governor: Governor::default(),
+            govern: govern::State::default(),
             ledger: Ledger::default(),
             books: settings.handlers.iter().map(|h| (h.name.clone(), HandlerBook::default())).collect(),
             runs_from: None,
             own_scopes: Default::default(),
             look_again: BTreeMap::new(),
-            held: Default::default(),
             next_local_event: 0,
             exchange: exchange::State::new(now.at, &settings),
             heal: heal::State::default(),
@@ -228,6 +230,7 @@ impl Node {
                     self.membership.look_at_suspects(now.at);
                     self.note_losses(now.at);
                     self.tell_suspects();
+                    self.ask_for_quorum(now.at);
                     self.look_at_degraded();
                     // Until it runs handlers it waits for a time that may come without any change.
                     if self.runs_from.is_none() {
@@ -250,11 +253,13 @@ impl Node {
     /// When to come back, at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let health = self.health.iter().filter(|_| self.leaving.is_none()).filter_map(Health::poll_timeout).min();
-        let ledger =
-            self.runs_from.filter(|_| self.may_start()).and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
+        let ledger = self
+            .runs_from
+            .filter(|_| self.may_start() && self.has_quorum(self.seen.at))
+            .and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         let reconcile = self.books.values().map(|book| book.reconcile_at).min();
-        let timers = [self.timers.next_at(), self.membership.poll_timeout()];
+        let timers = [self.timers.next_at(), self.membership.poll_timeout(), self.governor.poll_timeout()];
         let own = timers.into_iter().chain([contact, health, self.heal.poll_timeout(), ledger, reconcile]);
         own.flatten().min()
     }
@@ -296,6 +301,10 @@ impl Node {
         let stale = std::mem::take(&mut self.stale);
         if !stale.is_empty() {
             self.refresh(now, &stale);
+        }
+        if self.govern_due(now.at) {
+            let changed = self.govern(now.at);
+            self.reconcile_apps(now, &changed);
         }
         self.dispatch(now);
         self.flush();

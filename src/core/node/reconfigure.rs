@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Node, SettingsError, record_fits};
-use crate::config::{App, Handler, Seed};
+use crate::config::{App, GovernorRules, Handler, Seed, TwoNode};
 use crate::health::Health;
 use crate::ledger::{Outcome, ScopeKey};
 use crate::record::{AppRecord, HandlerTag, Record};
@@ -25,6 +25,12 @@ pub struct Reconfiguration {
     pub handlers: Vec<Handler>,
     /// Where to look for members.
     pub seeds: Vec<Seed>,
+    /// Of so many members the cluster consists at least.
+    pub expect: usize,
+    /// What the survivor of two does.
+    pub two_node: TwoNode,
+    /// How careful removals are.
+    pub governor: GovernorRules,
 }
 
 impl Node {
@@ -37,7 +43,7 @@ impl Node {
         if self.leaving.is_some() {
             return Err(SettingsError::Leaving);
         }
-        let Reconfiguration { apps, handlers, seeds } = new;
+        let Reconfiguration { apps, handlers, seeds, expect, two_node, governor } = new;
         let largest = Record { apps: apps.iter().map(AppRecord::largest).collect(), ..self.own_record(u64::MAX) };
         record_fits(&largest, handlers.iter().map(|handler| HandlerTag::new(handler, None)).collect())?;
         self.replace_apps(now.at, apps);
@@ -46,6 +52,7 @@ impl Node {
             self.exchange.look_among(now.at, &seeds, self.settings.advertise);
             self.settings.seeds = seeds;
         }
+        (self.settings.expect, self.settings.two_node, self.settings.governor) = (expect, two_node, governor);
         let said = self.records.get(&self.settings.name);
         if said != Some(&self.own_record(said.map_or(0, |record| record.sequence))) {
             self.change_own_record(now.at);

@@ -89,7 +89,7 @@ impl Node {
     pub(super) fn exchange_by_stream(&mut self, now: Instant, to: SocketAddr) -> bool {
         let route = self.dial(now, to, About::Exchange(Vec::new()));
         if let Some(route) = route {
-            self.send_digest(route, None, None, true);
+            self.send_summary(route);
         }
         route.is_some()
     }
@@ -146,7 +146,7 @@ impl Node {
         let Connection::Dialed(number) = connection else { return };
         let ended = self.streams.conversations.remove(&number);
         match ended.map(|ended| (ended.to, ended.about)) {
-            Some((to, About::Exchange(_))) if self.leaving.is_none() => self.send_digest(to, None, None, true),
+            Some((to, About::Exchange(_))) if self.leaving.is_none() => self.send_summary(to),
             Some((_, About::Verdict(suspect))) => self.membership.stop_waiting(&suspect),
             _ => {}
         }

@@ -26,6 +26,7 @@ const CORE: House = House {
             modules: &[
                 "ask",
                 "broadcast",
+                "claim",
                 "config",
                 "defences",
                 "digest",
@@ -46,7 +47,18 @@ const CORE: House = House {
         Floor {
             name: "machines",
             together: false,
-            modules: &["agreement", "contacts", "health", "ledger", "membership", "plan", "reload", "versions", "view"],
+            modules: &[
+                "agreement",
+                "contacts",
+                "governor",
+                "health",
+                "ledger",
+                "membership",
+                "plan",
+                "reload",
+                "versions",
+                "view",
+            ],
         },
         Floor { name: "node", together: false, modules: &["node"] },
     ],

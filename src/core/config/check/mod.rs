@@ -13,14 +13,20 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use self::value::{Spoken, parse_duration};
 use self::value::{is_resolvable, not_dialable, parse_path, socket_address};
 use super::error::{Findings, Reported, all};
 use super::raw::{Table, Text, did_you_mean, document};
-use super::{Cluster, Config, MAX_APPS, MAX_HANDLERS, MAX_SEEDS, MAX_TEXT_LEN, Node, Profile, Seed};
+use super::{
+    Cluster, Config, GovernorRules, MAX_APPS, MAX_EXPECT, MAX_HANDLERS, MAX_SEEDS, MAX_TEXT_LEN, Node, Profile, Seed,
+    TwoNode,
+};
 use crate::policy::quoted;
 
+/// Longest `flap_hold`: where doubling it ends.
+pub const LONGEST_FLAP_HOLD: Duration = Duration::from_secs(600);
 /// The gossip port where none is said.
 const DEFAULT_PORT: u16 = 7946;
 /// The admin socket's path where none is said.
@@ -35,7 +41,8 @@ pub(super) fn config(text: &str, findings: &mut Findings) -> Result<Config, Repo
         return Err(findings.report(0..0, message, "is this the right file?"));
     }
     let document = document(text, findings)?;
-    let root = Table::root(&document, &["node", "cluster", "app", "handler", "metrics", "secrets"], findings);
+    let root =
+        Table::root(&document, &["node", "cluster", "governor", "app", "handler", "metrics", "secrets"], findings);
 
     let node_table = section(&root, "node", "[node]", &NODE_KEYS, "name = \"web1\"", findings);
     let cluster_table = section(&root, "cluster", "[cluster]", &CLUSTER_KEYS, "name = \"example\"", findings);
@@ -62,15 +69,28 @@ pub(super) fn config(text: &str, findings: &mut Findings) -> Result<Config, Repo
         unique("handlers", &tables, findings);
         all(tables.iter().map(|table| handler::handler(table, &secrets, findings)))
     });
+    let governor = governor(&root, findings);
     let metrics = metrics(&root, findings);
     Ok(Config {
         node: node?,
         cluster: cluster?,
         apps: apps?,
         handlers: handlers?,
+        governor: governor?,
         metrics: metrics?,
         secrets: secrets.sources?,
     })
+}
+
+fn governor(root: &Table<'_>, findings: &mut Findings) -> Result<GovernorRules, Reported> {
+    let default = GovernorRules::default();
+    let keys = ["budget_ratio", "panic_ratio", "flap_hold"];
+    let Some(table) = root.table("governor", "[governor]", Some(&keys), findings)? else { return Ok(default) };
+    let budget_ratio = value::ratio(&table, "budget_ratio", default.budget_ratio, findings);
+    let panic_ratio = value::ratio(&table, "panic_ratio", default.panic_ratio, findings);
+    let range = Duration::ZERO..=LONGEST_FLAP_HOLD;
+    let flap_hold = value::duration(&table, "flap_hold", default.flap_hold, range, findings);
+    Ok(GovernorRules { budget_ratio: budget_ratio?, panic_ratio: panic_ratio?, flap_hold: flap_hold? })
 }
 
 /// Where metrics are served over TCP. The section has one key, so it makes no sense without.
@@ -152,7 +172,7 @@ fn dialable(key: &str, text: &Text<'_>, findings: &mut Findings) -> Result<Socke
     Ok(address)
 }
 
-const CLUSTER_KEYS: [&str; 4] = ["name", "seeds", "key_file", "profile"];
+const CLUSTER_KEYS: [&str; 6] = ["name", "seeds", "key_file", "profile", "expect", "two_node"];
 
 fn cluster(table: &Table<'_>, findings: &mut Findings) -> Result<Cluster, Reported> {
     let name = value::name(table, "name", "\"example\"", findings);
@@ -168,19 +188,34 @@ fn cluster(table: &Table<'_>, findings: &mut Findings) -> Result<Cluster, Report
         Ok(seeds)
     });
     let key_file = value::path(table, "key_file", findings);
-    let profile = match table.text("profile", findings) {
-        Ok(Some(text)) => {
-            let found = Profile::NAMES.iter().find(|(name, _)| name == text.get_ref());
-            found.map(|(_, profile)| *profile).ok_or_else(|| {
-                let message = format!("there is no `profile` \"{}\"", quoted(text.get_ref()));
-                let names = Profile::NAMES.map(|(name, _)| name);
-                findings.report(text.span(), message, did_you_mean(text.get_ref(), &names))
-            })
-        }
-        Ok(None) => Ok(Profile::default()),
-        Err(reported) => Err(reported),
-    };
-    Ok(Cluster { name: name?, seeds: seeds?, key_file: key_file?, profile: profile? })
+    let profile = choice(table, "profile", &Profile::NAMES, findings);
+    let most = u32::try_from(MAX_EXPECT).expect("a few thousand");
+    let expect = value::count(table, "expect", 1, 1..=most, findings);
+    let two_node = choice(table, "two_node", &TwoNode::NAMES, findings);
+    Ok(Cluster {
+        name: name?,
+        seeds: seeds?,
+        key_file: key_file?,
+        profile: profile?,
+        expect: expect? as usize,
+        two_node: two_node?,
+    })
+}
+
+/// The one of `names` that is at `key`, or the default.
+fn choice<T: Copy + Default, const N: usize>(
+    table: &Table<'_>,
+    key: &str,
+    names: &[(&str, T); N],
+    findings: &mut Findings,
+) -> Result<T, Reported> {
+    let Some(text) = table.text(key, findings)? else { return Ok(T::default()) };
+    let found = names.iter().find(|(name, _)| name == text.get_ref());
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let message = format!("there is no `{key}` \"{}\"", quoted(text.get_ref()));
+        let names = names.each_ref().map(|(name, _)| *name);
+        findings.report(text.span(), message, did_you_mean(text.get_ref(), &names))
+    })
 }
 
 fn seed(text: &Text<'_>, findings: &mut Findings) -> Result<Seed, Reported> {

@@ -130,6 +130,20 @@ pub(super) fn count(
     })
 }
 
+/// The part of a whole at `key`, from 0 to 1.
+pub(super) fn ratio(table: &Table<'_>, key: &str, default: f64, findings: &mut Findings) -> Result<f64, Reported> {
+    let Some(value) = table.get(key) else { return Ok(default) };
+    let number = match value.get_ref() {
+        DeValue::Float(number) => number.as_str().parse().ok(),
+        DeValue::Integer(number) => number.as_str().parse().ok(),
+        _ => return Err(wrong_type(key, value, "a number", &format!("write {key} = {default:?}"), findings)),
+    };
+    number.filter(|number| (0.0..=1.0).contains(number)).ok_or_else(|| {
+        let help = format!("take 0 to 1; the default is {default:?}");
+        findings.report(value.span(), format!("`{key}` is out of range"), help)
+    })
+}
+
 /// The path at `key`, as it is written.
 pub(super) fn path(table: &Table<'_>, key: &str, findings: &mut Findings) -> Result<Option<PathBuf>, Reported> {
     table.text(key, findings)?.map(|text| parse_path(key, &text, text.get_ref(), MAX_PATH, findings)).transpose()

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::{Input, Invocation, Node, Notice, Output, Reconfiguration, Settings, SettingsError};
-use crate::config::{App, Check, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck};
+use crate::config::{App, Check, GovernorRules, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
 use crate::event::{EventKind, RunEnd};
@@ -191,6 +191,9 @@ impl Net {
             seeds: vec![Seed::Address(address(0)), Seed::Address(address(1))],
             remembered: self.remembered.get(&slot).cloned().unwrap_or_default(),
             profile: Profile::Lan,
+            expect: 1,
+            two_node: TwoNode::Hold,
+            governor: GovernorRules::default(),
             apps: vec![App {
                 name: www(),
                 publish: vec![SocketAddr::from(([192, 0, 2, slot as u8 + 1], 80)).ip()],

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 
 use super::super::{Notice, Reconfiguration, SettingsError};
 use super::net::{Net, What, address, node_name, seeds, wanted, www};
-use crate::config::{App, Check, Handler, Pattern, Seed, TcpCheck};
+use crate::config::{App, Check, GovernorRules, Handler, Pattern, Seed, TcpCheck, TwoNode};
 use crate::event::{EventKind, RunEnd};
 use crate::ledger::{Delivery, Outcome, ScopeKey};
 use crate::name::{AppName, HandlerName};
@@ -19,7 +19,7 @@ use crate::record::AppState;
 fn as_started(net: &mut Net, slot: usize) -> Reconfiguration {
     let settings = net.settings(slot);
     let (apps, handlers, seeds) = (settings.apps, settings.handlers, settings.seeds);
-    Reconfiguration { apps, handlers, seeds }
+    Reconfiguration { apps, handlers, seeds, expect: 1, two_node: TwoNode::Hold, governor: GovernorRules::default() }
 }
 
 fn app(name: &str, like: &App) -> App {

@@ -1,0 +1,27 @@
+//! What is seen of an application on one member: whether it shall be published, and what.
+
+use crate::snapshot::Endpoint;
+
+/// How an application stands on a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppStanding {
+    /// Up.
+    Up,
+    /// Nobody knows yet: things stay as they are.
+    Unknown,
+    /// Its check fails.
+    CheckFailed,
+    /// Its member is down.
+    MemberDown,
+    /// Its member has left.
+    Left,
+}
+
+/// An application on one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// How it stands.
+    pub standing: AppStanding,
+    /// Where it answers while it is up.
+    pub endpoints: Vec<Endpoint>,
+}

@@ -1,0 +1,136 @@
+//! Who may take whom out: quorum, whole nodes on a virtual network.
+
+use std::collections::BTreeSet;
+
+use super::net::{Net, What, node_name, seeds};
+use crate::event::EventKind;
+use crate::governor::Hold;
+use crate::node::Notice;
+
+/// The reasons that `slot` told of holds.
+fn held(net: &Net, slot: usize) -> BTreeSet<Hold> {
+    let notices = net.trace.iter().filter(|line| line.node == slot);
+    notices
+        .filter_map(|line| match &line.what {
+            What::Notice(Notice::Held { reason, .. }) => Some(*reason),
+            _ => None,
+        })
+        .collect()
+}
+
+fn names(slots: impl IntoIterator<Item = usize>) -> Vec<String> {
+    slots.into_iter().map(|slot| node_name(slot).to_string()).collect()
+}
+
+/// Cuts `slots` off from all others.
+fn cut_off(net: &mut Net, slots: &[usize], count: usize) {
+    let others = (0..count).filter(|slot| !slots.contains(slot));
+    net.cut = others.flat_map(|other| slots.iter().map(move |slot| (other.min(*slot), other.max(*slot)))).collect();
+}
+
+#[test]
+fn a_minority_takes_nobody_out_however_long_it_is_alone_and_when_it_returns() {
+    for seed in seeds(10) {
+        for (count, alone) in [(3, vec![2]), (5, vec![0]), (5, vec![1, 3]), (4, vec![0, 1])] {
+            for away_ms in [4000, 9000, 16_000, 40_000, 200_000] {
+                let mut net = Net::settled(seed, count);
+                cut_off(&mut net, &alone, count);
+                net.run(away_ms);
+                let minority: Vec<_> = net.runs().into_iter().filter(|(_, node, _)| alone.contains(node)).collect();
+                assert_eq!(minority.len(), 0, "{alone:?} of {count} for {away_ms} ms");
+                net.cut.clear();
+                let healed = net.ms();
+                net.run_until("healed", 60_000, |net| net.all_see_up(count));
+                net.run(15_000);
+                for (at, node, run) in
+                    net.runs().into_iter().filter(|(at, node, _)| *at >= healed && alone.contains(node))
+                {
+                    let wanted = super::net::wanted(run);
+                    let others: Vec<_> = names((0..count).filter(|slot| !alone.contains(slot)));
+                    assert!(
+                        others.iter().all(|other| wanted.contains(other)),
+                        "{node} took a healthy one out at {at}: {wanted:?}, {alone:?} of {count} for {away_ms} ms"
+                    );
+                }
+                assert_eq!(net.record, net.healthy(), "{alone:?} of {count} for {away_ms} ms");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_nodes_take_each_other_out_only_by_intent() {
+    for seed in seeds(5) {
+        let mut net = Net::settled(seed, 2);
+        net.kill(1);
+        net.run(60_000);
+        assert_eq!(net.events(EventKind::MemberDown).len(), 1);
+        assert_eq!(net.record, names(0..2), "one of two is no majority");
+        assert_eq!(held(&net, 0), [Hold::Quorum].into());
+        net.start(1);
+        net.run_until("back", 30_000, |net| net.all_see_up(2));
+        net.run(10_000);
+        net.leave(1);
+        net.run(10_000);
+        assert_eq!(net.record, names(0..1), "who leaves wants to");
+    }
+}
+
+#[test]
+fn a_lone_first_node_publishes_nothing_before_a_second_one_is_there() {
+    for seed in seeds(5) {
+        let mut net = Net::new(seed);
+        let start = |net: &mut Net, slot| {
+            let mut settings = net.settings(slot);
+            settings.expect = 3;
+            if slot == 0 {
+                settings.seeds.clear();
+            }
+            net.start_as(slot, settings);
+        };
+        start(&mut net, 0);
+        net.run(30_000);
+        assert!(net.node(0).is_joined());
+        assert_eq!(net.runs().len(), 0);
+        start(&mut net, 1);
+        net.run(30_000);
+        start(&mut net, 2);
+        net.run_until("all see all up", 30_000, |net| net.all_see_up(3));
+        net.run(15_000);
+        let sets: BTreeSet<_> = net.runs().iter().map(|(_, _, run)| super::net::wanted(run)).collect();
+        assert!(!sets.is_empty() && sets.iter().all(|set| set.len() >= 2), "{sets:?}");
+        assert_eq!(net.record, names(0..3));
+    }
+}
+
+#[test]
+fn losses_beyond_the_majority_stay_published() {
+    for seed in seeds(5) {
+        let mut net = Net::settled(seed, 5);
+        for slot in 1..5 {
+            net.kill(slot);
+            net.run(310_000);
+        }
+        assert_eq!(net.record, names([0, 3, 4]), "with two of five gone the others still were a majority");
+        assert_eq!(held(&net, 0), [Hold::Quorum].into());
+    }
+}
+
+#[test]
+fn a_member_that_flaps_costs_few_writes() {
+    for seed in seeds(5) {
+        let mut net = Net::settled(seed, 3);
+        for _ in 0..30 {
+            net.set_app(1, false);
+            net.run(20_000);
+            net.set_app(1, true);
+            net.run(20_000);
+        }
+        let mut sets: Vec<_> = net.runs().iter().map(|(_, _, run)| super::net::wanted(run)).collect();
+        sets.dedup();
+        assert!(sets.len() <= 12, "{} writes", sets.len());
+        assert!(held(&net, 0).contains(&Hold::Flap));
+        net.run(700_000);
+        assert_eq!(net.record, names(0..3), "it is forgiven");
+    }
+}
