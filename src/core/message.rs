@@ -159,6 +159,40 @@ mod tests {
         assert!(order.is_sorted() && order.windows(2).all(|w| w[0] != w[1]));
     }
 
+    /// One message of each kind, in the order of the format.
+    fn one_of_each() -> Vec<Message> {
+        let name = |text: &str| NodeName::new(text).unwrap();
+        let address = "203.0.113.5:7946".parse().unwrap();
+        let identity = Identity { name: name("web1"), generation: 1_700_000_000_000, address };
+        let standing = Standing { generation: 1_700_000_000_000, down: false, incarnation: 3, suspect: true };
+        let line = DigestLine { node: name("web1"), standing: Some(standing), record: Some((1_700_000_000_000, 7)) };
+        let (from, to) = (Some(name("web1")), None);
+        let record = crate::record::tests::record("web1", 1_700_000_000_000, 7, crate::record::AppState::Up);
+        vec![
+            Message::Gossip(vec![1, 2, 3]),
+            Message::Hello { nonce: 7, identity: identity.clone() },
+            Message::Welcome { nonce: 7, identity: identity.clone() },
+            Message::NameTaken { nonce: 7, holder: "[2001:db8::1]:7946".parse().unwrap() },
+            Message::Challenge { nonce: u64::MAX },
+            Message::Response { nonce: 0 },
+            Message::Digest(Digest { from, to, reply: true, joined: false, lines: vec![line] }),
+            Message::Entries(vec![Entry { member: Some((identity.clone(), standing)), record: Some(record) }]),
+            Message::Suspected { identity, incarnation: 3 },
+            Message::Summary(vec![Part { to: Some(name("web1")), hash: 1 }, Part { to: None, hash: u64::MAX }]),
+            Message::Differing(vec![(None, Some(name("web1"))), (Some(name("web2")), None)]),
+        ]
+    }
+
+    #[test]
+    fn a_later_version_still_reads_these() {
+        let hex = |message: &Message| message.encode().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let messages = one_of_each();
+        assert!(messages.iter().all(|message| Message::decode(&message.encode()).as_ref() == Some(message)));
+        let lines: Vec<_> = messages.iter().map(hex).collect();
+        // If this changes, the envelope's version byte must.
+        assert_eq!(lines.join("\n"), include_str!("golden/messages-1.hex").trim());
+    }
+
     #[test]
     fn messages_survive_the_wire_and_trailing_bytes_do_not() {
         let message = Message::Hello {

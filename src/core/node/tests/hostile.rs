@@ -11,7 +11,7 @@ use rand::{Rng, RngExt};
 use super::net::{Net, address, node_name, seeds};
 use crate::envelope::{Cluster, ClusterKey, Sealer};
 use crate::identity::Identity;
-use crate::message::{Digest, DigestLine, Entry, Message, Standing};
+use crate::message::{Digest, DigestLine, Entry, Message, Part, Standing};
 use crate::name::{ClusterName, HandlerName, NodeName};
 use crate::record::{HandlerTag, Record, ShortDigest};
 
@@ -109,7 +109,9 @@ fn some<T>(rng: &mut StdRng, any: impl Fn(&mut StdRng) -> T) -> Vec<T> {
 }
 
 fn any_message(rng: &mut StdRng, overheard: &[Vec<u8>]) -> Message {
-    match rng.random_range(0..8) {
+    match rng.random_range(0..10) {
+        8 => Message::Summary(some(rng, |rng| Part { to: maybe(rng, any_name), hash: rng.random() })),
+        9 => Message::Differing(some(rng, |rng| (maybe(rng, any_name), maybe(rng, any_name)))),
         0 => Message::Hello { nonce: rng.random(), identity: any_identity(rng) },
         1 => Message::Welcome { nonce: rng.random(), identity: any_identity(rng) },
         2 => Message::Suspected { identity: any_identity(rng), incarnation: any_standing(rng).incarnation },

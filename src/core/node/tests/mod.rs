@@ -23,6 +23,7 @@ use crate::ledger::Outcome;
 use crate::name::{AppName, ClusterName, HandlerName, MAX_LEN, NodeName};
 use crate::record::{AppRecord, room_for_apps};
 use net::{Net, What, address, node_name, seeds, wanted, www};
+use tcp::Fate;
 
 #[test]
 fn nodes_find_each_other_and_share_their_states() {
@@ -257,6 +258,26 @@ fn a_large_cluster_exchanges_in_parts() {
     net.start(80);
     net.run_until("joined", 5000, |net| net.node(80).is_joined());
     assert_eq!(net.node(80).status().members.iter().filter(|member| member.apps.len() == 1).count(), 81);
+}
+
+#[test]
+fn what_gossip_has_lost_is_found_among_many_by_a_few_hashes() {
+    for (seed, fate) in [(1, Fate::Made), (2, Fate::Refused), (3, Fate::Unknown)] {
+        let (mut net, many) = (Net::settled(seed, 40), 40);
+        net.tcp.fate = fate;
+        net.set_app(9, false);
+        net.run_until("its owner knows", 30_000, |net| !net.events(EventKind::AppDown).is_empty());
+        // One hears nothing until the news is old; and not for so long that it would be missed.
+        net.cut = (0..many).filter(|slot| *slot != 5).map(|slot| (slot.min(5), slot.max(5))).collect();
+        net.run(3200);
+        net.cut.clear();
+        net.run_until("it knows as well", 70_000, |net| net.events(EventKind::AppDown).len() == many);
+        assert_eq!(net.events(EventKind::MemberDown), []);
+        let sent = net.sent;
+        net.run(60_000);
+        let per_node = (net.sent - sent) as f64 / many as f64 / 60.0;
+        assert!(per_node < 5.0, "at rest {per_node} datagrams a node and second");
+    }
 }
 
 #[test]
