@@ -102,6 +102,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         config = %config_path.display(),
         "listening"
     );
+    if let Some(advice) = config.advice() {
+        tracing::warn!(target: "picored::governor", advice, "two nodes");
+    }
     let (status, readers) = watch::channel(Arc::new(Status::default()));
     let (sender, commands) = Commands::channel(state.uploads_dir().to_owned(), MAX_COMPONENT_BYTES);
     let events = Events::default();

@@ -279,6 +279,7 @@ impl Driver {
 
     fn do_outputs(&mut self) {
         let now = self.clock.now();
+        self.handlers.host().may_act(self.node.has_quorum(now.at));
         let mut news = false;
         while let Some(output) = self.node.poll_output() {
             match output {

@@ -30,6 +30,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !problems.is_empty() {
         bail!("the config {} is well formed but cannot be used\n{}", args.config.display(), problems.join("\n"));
     }
+    if let Some(advice) = config.advice() {
+        let _ = writeln!(std::io::stderr(), "warning: {advice}");
+    }
     super::print(&summary(&config))?;
     Ok(ExitCode::SUCCESS)
 }

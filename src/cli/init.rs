@@ -65,12 +65,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let answers = Answers::collect(&args)?;
     let text = answers.config(&args);
-    Config::parse(&text).map_err(|errors| anyhow::anyhow!("these answers make no good config\n{errors}"))?;
+    let parsed = Config::parse(&text);
+    let parsed = parsed.map_err(|errors| anyhow::anyhow!("these answers make no good config\n{errors}"))?;
     let key = make_key(&args, answers.seeds.is_empty())?;
     write_new(&args.out, &text).with_context(|| format!("cannot write {}", args.out.display()))?;
     let (out, config) = (args.out.display(), shell_word(&args.out));
+    let advice = parsed.advice().map(|advice| format!("note: {advice}\n")).unwrap_or_default();
     super::print(&format!(
-        "wrote {out}\n{key}\nnext: picored check --config {config} && picored run --config {config}\n"
+        "{advice}wrote {out}\n{key}\nnext: picored check --config {config} && picored run --config {config}\n"
     ))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -134,6 +136,8 @@ name = {cluster}
 seeds = [{seeds}]
 # The same file on every node. `picored keygen` makes one.
 key_file = {key}
+# Nobody is taken out without a majority of so many nodes, or of those that were seen or are seeds, if that is more.
+# expect = 3
 # Between sites: slower to act, more patient. Others: \"lan\" (the default), \"local\", \"fast\".
 # profile = \"wan\"
 

@@ -167,6 +167,9 @@ pub enum StopReason {
     Limit,
     /// Trapped: its own fault, such as a panic or `unreachable`.
     Trap,
+    /// Wanted to send something when it could no longer be sure to act on the newest that is known: past its deadline, or
+    /// on a node that no longer sees a majority.
+    Fenced,
     /// Could not be loaded or instantiated.
     Load,
     /// A fault in the host while running it.
@@ -183,6 +186,7 @@ impl StopReason {
             Self::Stack => "stack",
             Self::Limit => "limit",
             Self::Trap => "trap",
+            Self::Fenced => "fenced",
             Self::Load => "load",
             Self::Host => "host",
         }

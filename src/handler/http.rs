@@ -1,7 +1,7 @@
 //! The gate: every request of every guest goes out here, whichever door it came in by.
 //!
-//! The order is fixed: count -> canonical URL and grant -> resolve once -> filter the addresses -> dial exactly those
-//! -> TLS -> send -> read within limits -> scrub. A grant's secret is added to that very request, after the grant is found
+//! The order is fixed: count -> canonical URL and grant -> resolve once -> filter the addresses -> fence -> dial exactly those
+//! -> TLS -> fence -> send -> read within limits -> scrub. A grant's secret is added to that very request, after the grant is found
 //! and before it is sent; what comes back is rid of all secrets before the guest sees it. No redirect is followed, no name resolved twice, no connection shared. Called
 //! by `serve` (`http.fetch`) and `door` (`wasi:http`); the policy itself is [`picored_core::policy`].
 
@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::handler::dry::DryRun;
+use crate::handler::fence::Fence;
 use crate::handler::limits::HttpLimits;
 use crate::handler::secrets::{Secrets, auth};
 use crate::metrics::HandlerMetrics;
@@ -112,7 +113,7 @@ pub(crate) struct Gate {
     limits: HttpLimits,
     tls: Arc<Tls>,
     lookups: Arc<Semaphore>,
-    deadline: Instant,
+    fence: Fence,
     sent: AtomicU32,
     received: AtomicUsize,
     turn: Arc<Mutex<()>>,
@@ -138,7 +139,7 @@ pub(crate) async fn send_apart(gate: &Arc<Gate>, turn: Turn, request: Request) -
 }
 
 impl Gate {
-    /// A gate for a run that ends at `deadline`. All runs of a handler share `lookups`, which bounds how many names are
+    /// A gate for a run behind its `fence`. All runs of a handler share `lookups`, which bounds how many names are
     /// resolved for it at a time. With `dry`, which then hears of each request, nothing that writes gets out.
     pub(crate) fn new(
         metrics: HandlerMetrics,
@@ -146,7 +147,7 @@ impl Gate {
         limits: HttpLimits,
         tls: Arc<Tls>,
         lookups: Arc<Semaphore>,
-        deadline: Instant,
+        fence: Fence,
         dry: Option<Arc<DryRun>>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -155,7 +156,7 @@ impl Gate {
             limits,
             tls,
             lookups,
-            deadline,
+            fence,
             sent: AtomicU32::new(0),
             received: AtomicUsize::new(0),
             turn: Arc::default(),
@@ -167,6 +168,19 @@ impl Gate {
     /// Why the first call of this run that no grant allows was refused, and what would allow it.
     pub(crate) fn denied(&self) -> Option<&str> {
         self.denied.get().map(String::as_str)
+    }
+
+    /// Whether this run may still send something.
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    fn check_fence(&self) -> Result<(), HttpError> {
+        // What is only read for a look harms nobody.
+        if self.dry.is_some() {
+            return Ok(());
+        }
+        self.fence.check().map_err(|reason| Kind::Denied.because(format!("fenced: {reason}")))
     }
 
     pub(crate) fn limits(&self) -> &HttpLimits {
@@ -212,11 +226,12 @@ impl Gate {
             dry.leaves();
         }
 
-        let deadline = self.deadline.min(Instant::now() + self.limits.total);
+        let deadline = self.fence.until.min(Instant::now() + self.limits.total);
         let late = || Kind::Timeout.because(format!("{host} did not answer within {:?}", self.limits.total));
         let work = async {
             let resolved = self.resolve(&target).await?;
             let addresses = policy::allowed_addresses(grant, &resolved)?;
+            self.check_fence()?;
             let stream = self.dial(&addresses, target.port()).await?;
             match target.scheme() {
                 Scheme::Http => self.exchange(stream, message).await,
@@ -326,6 +341,7 @@ impl Gate {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Kind::Protocol.because(error.to_string()))?;
+        self.check_fence()?;
         let exchange = async {
             let response = sender.send_request(message).await.map_err(|error| self.broken(&error))?;
             let (parts, body) = response.into_parts();
@@ -442,7 +458,8 @@ mod tests {
         let limits = HttpLimits { resolve: std::time::Duration::from_millis(20), ..Limits::default().http };
         let (metrics, permits) = (Metrics::default().of_handler("test"), Arc::new(Semaphore::new(0)));
         let reach = Reach { grants: Arc::new([]), secrets: Secrets::none() };
-        let gate = Gate::new(metrics, reach, limits, Arc::default(), permits, Instant::now(), None);
+        let fence = Fence::new(std::time::Duration::from_secs(60), Arc::default());
+        let gate = Gate::new(metrics, reach, limits, Arc::default(), permits, fence, None);
         let resolve = async |url: &str| gate.resolve(&Target::canonical(url).unwrap()).await;
         assert_eq!(resolve("http://localhost/").await.unwrap_err().kind, Kind::Timeout);
         assert_eq!(resolve("http://127.0.0.1/").await.unwrap(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);

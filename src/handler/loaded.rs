@@ -23,6 +23,7 @@ use crate::handler::bindings::exports::picored::handler::guest;
 use crate::handler::bindings::{Sandbox, SandboxPre};
 use crate::handler::cache::Entry;
 use crate::handler::dry::DryRun;
+use crate::handler::fence::Fence;
 use crate::handler::http::{Gate, Reach};
 use crate::handler::keyvalue::Kept;
 use crate::handler::run::{Bounds, Stop, call, contained};
@@ -190,7 +191,6 @@ impl Loaded {
         let is_dry = dry.is_some();
         let using = self.using().await.map_err(|why| Stop::new(StopReason::Load, why))?;
         let (limits, secrets) = (&self.host.limits, self.host.secrets());
-        let deadline = Instant::now() + self.handler.timeout;
         let authority = Authority {
             handler: self.handler.name.clone(),
             snapshot: Some(snapshot),
@@ -203,7 +203,7 @@ impl Loaded {
                 limits.http.clone(),
                 self.host.tls.clone(),
                 self.lookups.clone(),
-                deadline,
+                Fence::new(self.handler.timeout, self.host.may_act.clone()),
                 dry,
             ),
         };
@@ -227,6 +227,12 @@ impl Loaded {
         write_output(&state);
         if let Some(reason) = state.authority.gate.denied() {
             tracing::warn!(target: "picored::handler", handler = %self.handler.name, reason, "a call was refused");
+        }
+        let fence = state.authority.gate.fence();
+        let is_late = matches!(&ended, Err(stop) if stop.reason == StopReason::Timeout);
+        let stood_still = fence.stood_still().filter(|_| is_late);
+        if let Some(reason) = fence.struck().or(stood_still) {
+            return Err(Stop::new(StopReason::Fenced, reason));
         }
         let line = |text: &str| clean(&secrets.scrub(text), SHORT);
         Ok(match ended? {
@@ -374,7 +380,6 @@ fn link(host: &Shared, handler: &Handler, component: &Component) -> Result<Sandb
 /// Calls `describe` with nothing granted, otherwise within the limits of a run.
 async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> Result<Description, LoadError> {
     let (limits, secrets) = (&host.limits, host.secrets());
-    let deadline = Instant::now() + limits.describe;
     let authority = Authority {
         handler: handler.name.clone(),
         snapshot: None,
@@ -387,7 +392,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
             limits.http.clone(),
             host.tls.clone(),
             Arc::new(Semaphore::new(0)),
-            deadline,
+            Fence::new(limits.describe, host.may_act.clone()),
             None,
         ),
     };

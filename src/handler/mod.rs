@@ -13,6 +13,7 @@ pub mod compile;
 mod door;
 mod dry;
 mod engine;
+mod fence;
 mod http;
 mod inspect;
 mod keyvalue;
@@ -28,7 +29,7 @@ mod text;
 mod weigh;
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use picored_core::config::{Handler, Source};
@@ -194,6 +195,8 @@ struct Shared {
     tls: Arc<Tls>,
     /// How many handlers have their code mapped.
     mapped: AtomicUsize,
+    /// Whether runs may send anything.
+    may_act: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -227,6 +230,7 @@ impl Host {
                 secrets: Mutex::new(secrets),
                 tls,
                 mapped,
+                may_act: Arc::new(AtomicBool::new(true)),
             }),
         })
     }
@@ -239,6 +243,11 @@ impl Host {
     /// Has every run that starts from now on use these.
     pub fn replace_secrets(&self, secrets: Arc<Secrets>) {
         *self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner) = secrets;
+    }
+
+    /// Whether runs, also those under way, may send anything. True until something else is said.
+    pub fn may_act(&self, may_act: bool) {
+        self.shared.may_act.store(may_act, Ordering::Relaxed);
     }
 
     /// Makes a handler ready: reads, compiles if the cache has no code of it, maps, links, and lets it describe itself

@@ -8,6 +8,7 @@
 mod cache;
 mod connections;
 mod failure;
+mod fence;
 mod handlers;
 mod health;
 mod hostile;

@@ -7,7 +7,7 @@ use picored_core::event::{RunEnd, StopReason};
 use picored_core::policy::Grant;
 
 use crate::server::Server;
-use crate::support::{done, grant, run_fixture};
+use crate::support::{configured, done, grant, host, run, run_fixture};
 
 /// Any address on this machine.
 const LOOPBACK: &[&str] = &["127.0.0.0/8", "::1/128"];
@@ -55,6 +55,23 @@ async fn a_granted_request_is_sent_once_and_answered() {
             ["POST /hello?a=1&b=%20 HTTP/1.1", "content-length: 5", host.as_str(), "x-one: 1", "x-two: a b"]
         );
         assert_eq!(body, "12345");
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_act_sends_nothing() {
+    for fixture in ["fetch", "fetch-wasi"] {
+        let server = Server::start("").await;
+        let url = format!("{}/hello", server.origin());
+        let host = host(Limits::default());
+        let loaded = host.load(&configured(fixture, &[("url", url.as_str())], all_of(&server))).await.unwrap();
+        host.may_act(false);
+        let fenced = RunEnd::Stopped(StopReason::Fenced, "this node sees no majority of its cluster".into());
+        assert_eq!(run(&loaded).await, fenced, "{fixture}");
+        assert_eq!(server.seen().len(), 0, "{fixture}");
+        host.may_act(true);
+        assert!(done(run(&loaded).await).starts_with("status "), "{fixture}");
+        assert_eq!(server.seen().len(), 1, "{fixture}");
     }
 }
 

@@ -73,6 +73,17 @@ impl Config {
         let config = check::config(text, &mut findings);
         findings.finish(text, config)
     }
+
+    /// What is no mistake, and yet may not be what was meant.
+    pub fn advice(&self) -> Option<&'static str> {
+        let own = self.node.advertise.unwrap_or(self.node.bind);
+        let others = self.cluster.seeds.iter().filter(|seed| **seed != Seed::Address(own)).count();
+        let is_two = self.cluster.expect.max(others + 1) == 2;
+        (is_two && self.cluster.two_node == TwoNode::Hold).then_some(
+            "with two nodes, one that dies stays published, as the other cannot tell whether it is itself cut off: add a \
+             third node, or set two_node = \"trust-survivor\" in [cluster]",
+        )
+    }
 }
 
 /// `[node]`: this machine.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
+use super::range::{Range, cover_everything};
 use super::stream::About;
 use super::{Node, Notice, Output, Settings, Tick};
 use crate::config::Seed;
@@ -58,25 +59,6 @@ struct Peer {
     joined: Option<Instant>,
     /// The ranges of names in which it holds nothing that this node lacks.
     matched: Vec<Range>,
-}
-
-/// From and to, both included; `None`: the end of all names.
-pub(super) type Range = (Option<NodeName>, Option<NodeName>);
-
-/// Whether the ranges leave no gap. Neighbours share a name.
-pub(super) fn cover_everything(ranges: &[Range]) -> bool {
-    let mut sorted: Vec<_> = ranges.iter().collect();
-    sorted.sort();
-    let mut reached: Option<&NodeName> = None;
-    for (from, to) in sorted {
-        match (from, reached, to) {
-            (Some(from), Some(reached), _) if from > reached => return false,
-            (Some(_), None, _) => return false,
-            (_, _, None) => return true,
-            (_, _, Some(to)) => reached = reached.max(Some(to)),
-        }
-    }
-    false
 }
 
 #[derive(Debug)]
@@ -573,35 +555,5 @@ impl Node {
             }
         }
         self.membership.apply(now, members);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_cover_everything_only_without_a_gap() {
-        let range = |from: &str, to: &str| {
-            let name = |text: &str| (!text.is_empty()).then(|| NodeName::new(text).expect("a name"));
-            (name(from), name(to))
-        };
-        for ranges in [
-            vec![range("", "")],
-            vec![range("", "m"), range("m", "")],
-            vec![range("m", ""), range("c", "m"), range("", "c")],
-            vec![range("", "z"), range("b", "c"), range("y", "")],
-        ] {
-            assert!(cover_everything(&ranges), "{ranges:?}");
-        }
-        for ranges in [
-            vec![],
-            vec![range("a", "")],
-            vec![range("", "a")],
-            vec![range("", "b"), range("c", "")],
-            vec![range("", "b"), range("b", "z")],
-        ] {
-            assert!(!cover_everything(&ranges), "{ranges:?}");
-        }
     }
 }

@@ -58,7 +58,7 @@ impl Node {
     /// somebody is suspected, or was just lost, those that are not suspected may be cut off from it as well and it has
     /// not noticed yet: then the members of the majority have to have been heard themselves, after the time at which
     /// those fell silent that are given up now.
-    pub(super) fn has_quorum(&self, now: Instant) -> bool {
+    pub fn has_quorum(&self, now: Instant) -> bool {
         let silence = self.membership.probe_period() * SILENT_PROBES;
         let is_alone = self.membership.active().next().is_none();
         let hears = is_alone || self.govern.last_heard.is_some_and(|heard| now.since(heard) <= silence);

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::exchange::{RETRY, Range, cover_everything};
+use super::exchange::RETRY;
+use super::range::{Range, cover_everything};
 use super::{Node, Notice};
 use crate::defences::Defence;
 use crate::identity::Identity;

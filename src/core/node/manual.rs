@@ -51,6 +51,9 @@ impl Node {
         if !self.is_ready() {
             return Err(ManualError::NotReady("does not know yet how the cluster's applications stand"));
         }
+        if !self.has_quorum(now.at) {
+            return Err(ManualError::NotReady("sees no majority of its cluster"));
+        }
         match self.runner(&key).cloned() {
             Some(runner) if runner == self.settings.name => {}
             Some(runner) => return Err(ManualError::Elsewhere(key.scope().to_owned(), runner)),

@@ -15,6 +15,7 @@ mod govern;
 mod heal;
 mod leave;
 mod manual;
+mod range;
 mod reconfigure;
 mod status;
 mod stream;

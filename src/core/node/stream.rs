@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use super::exchange::{Range, cover_everything};
+use super::range::{Range, cover_everything};
 use super::{Node, Notice, Output, Tick};
 use crate::contacts::Opened;
 use crate::defences::Defence;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use ring::digest;
 
 use super::Node;
-use super::exchange::Range;
+use super::range::Range;
 use crate::message::{DigestLine, Message, Part, encoded_len};
 use crate::name::NodeName;
 use crate::route::Route;

@@ -31,6 +31,23 @@ fn configs(folder: &str) -> Vec<(String, String)> {
 }
 
 #[test]
+fn two_nodes_are_told_what_it_means() {
+    let advice = |cluster: &str| {
+        let text = format!("[node]\nname = \"a\"\nbind = \"127.0.0.1:1\"\n[cluster]\nname = \"c\"\n{cluster}");
+        Config::parse(&text).unwrap().advice().is_some()
+    };
+    for two in ["seeds = [\"127.0.0.1:2\"]", "seeds = [\"127.0.0.1:1\", \"127.0.0.1:2\"]", "expect = 2"] {
+        assert!(advice(two), "{two}");
+        assert!(!advice(&format!("{two}\ntwo_node = \"trust-survivor\"")), "{two}");
+    }
+    for other in
+        ["", "expect = 3", "seeds = [\"127.0.0.1:2\"]\nexpect = 3", "seeds = [\"127.0.0.1:2\", \"127.0.0.1:3\"]"]
+    {
+        assert!(!advice(other), "{other}");
+    }
+}
+
+#[test]
 fn invalid_configs_have_the_mistakes_that_they_expect() {
     let configs = configs("invalid");
     assert!(configs.len() >= 30, "{} configs", configs.len());
