@@ -355,6 +355,7 @@ impl Driver {
             Change::Run { handler, event, app, dry_run } => {
                 self.run_by_hand(&handler, event, app.as_ref(), dry_run, reply);
             }
+            Change::Forget { member } => self.forget(&member, reply),
             Change::Reload { dry_run } => self.reload(Request { dry_run, reply: Some(reply) }),
             Change::Upgrade { handler, component } => {
                 let news = self.handlers.change(handler, Some(component), reply);

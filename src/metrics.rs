@@ -133,6 +133,13 @@ fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
 fn of_status(status: &Status) -> Vec<Box<dyn Collector>> {
     let joined = gauge("picored_joined", "Whether this node has found its cluster", &[]);
     joined.with_label_values::<&str>(&[]).set((status.state == "joined").into());
+    let quorum = gauge("picored_quorum", "Whether this node sees a majority of its cluster", &[]);
+    quorum.with_label_values::<&str>(&[]).set(status.quorum.into());
+    let held =
+        gauge("picored_held", "Members in or out of an application's set against how they look", &["app", "reason"]);
+    for hold in &status.holds {
+        held.with_label_values(&[&hold.app, &hold.reason]).inc();
+    }
     let members = gauge("picored_members", "Known members, this node among them, by state", &["state"]);
     for state in MEMBER_STATES {
         let count = status.members.iter().filter(|member| member.state == state).count();
@@ -166,6 +173,8 @@ fn of_status(status: &Status) -> Vec<Box<dyn Collector>> {
     }
     vec![
         Box::new(joined),
+        Box::new(quorum),
+        Box::new(held),
         Box::new(members),
         Box::new(own),
         Box::new(apps),
@@ -245,7 +254,7 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
-    use picored_core::status::{AppStatus, HandlerStatus, MemberStatus};
+    use picored_core::status::{AppStatus, HandlerStatus, HoldStatus, MemberStatus};
 
     use super::*;
 
@@ -271,6 +280,9 @@ mod tests {
                 pending: 3,
                 ..Default::default()
             }],
+            quorum: true,
+            known_size: 3,
+            holds: vec![HoldStatus { app: "www".into(), member: "c".into(), reason: "budget".into() }],
             datagrams: [("sent".into(), 40), ("replay".into(), 1)].into(),
         }
     }
@@ -285,6 +297,8 @@ mod tests {
         let text = String::from_utf8(metrics.text(&status())).unwrap();
         for line in [
             "picored_joined 1",
+            "picored_quorum 1",
+            "picored_held{app=\"www\",reason=\"budget\"} 1",
             "picored_members{state=\"alive\"} 1",
             "picored_members{state=\"suspect\"} 1",
             "picored_members{state=\"left\"} 0",

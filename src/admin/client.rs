@@ -17,14 +17,14 @@ use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use picored_core::event::EventKind;
-use picored_core::name::{AppName, HandlerName};
+use picored_core::name::{AppName, HandlerName, NodeName};
 use picored_core::status::{HandlerStatus, MemberStatus};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::commands::CHANGE_TIME;
-use super::{HandlerChange, HandlerRun, NodeStatus, Reloaded};
+use super::{Forgotten, HandlerChange, HandlerRun, NodeStatus, Reloaded};
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -100,6 +100,11 @@ pub async fn upgrade(socket: &Path, handler: &HandlerName, component: Vec<u8>) -
 /// `POST /v1/handlers/NAME/rollback`: the version before takes the handler over again.
 pub async fn rollback(socket: &Path, handler: &HandlerName) -> Result<HandlerChange, ClientError> {
     post(socket, format!("/v1/handlers/{handler}/rollback"), Vec::new()).await
+}
+
+/// `POST /v1/members/NAME/forget`.
+pub async fn forget(socket: &Path, member: &NodeName) -> Result<Forgotten, ClientError> {
+    post(socket, format!("/v1/members/{member}/forget"), Vec::new()).await
 }
 
 /// `GET /v1/handlers`.

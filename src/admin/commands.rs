@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
 use picored_core::event::EventKind;
-use picored_core::name::{AppName, HandlerName};
+use picored_core::name::{AppName, HandlerName, NodeName};
 use picored_core::reload::Plan;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
@@ -49,6 +49,11 @@ pub enum Change {
         /// Whether to record what would be written, and write nothing.
         dry_run: bool,
     },
+    /// Forget a member that is down. The answer is a [`Forgotten`].
+    Forget {
+        /// Which.
+        member: NodeName,
+    },
     /// Read the config anew and take it in.
     Reload {
         /// Only say what that would change.
@@ -64,6 +69,13 @@ pub struct Reloaded {
     /// What has changed with it, or would.
     #[serde(flatten)]
     pub plan: Plan,
+}
+
+/// The answer to `POST /v1/members/NAME/forget`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Who.
+    pub member: String,
 }
 
 /// What came of a command: something to tell, in JSON, or why it was not done.
@@ -134,6 +146,11 @@ impl Commands {
 /// The handler of that name, if there can be one.
 pub(super) fn handler(name: &str) -> Result<HandlerName, Refusal> {
     HandlerName::new(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, format!("no such handler: {error}")))
+}
+
+/// The member of that name, if there can be one.
+pub(super) fn member(name: &str) -> Result<NodeName, Refusal> {
+    NodeName::new(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, format!("no such member: {error}")))
 }
 
 /// Whether a query has `key`, with or without a value.

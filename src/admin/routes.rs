@@ -38,6 +38,7 @@ enum Route {
     Upgrade(String),
     Rollback(String),
     Run(String),
+    Forget(String),
     Reload,
 }
 
@@ -54,6 +55,7 @@ impl Route {
             ["", "v1", "handlers"] => Self::Handlers,
             ["", "v1", "events"] => Self::Events,
             ["", "v1", "handlers", name, "run"] => Self::Run(name.to_owned()),
+            ["", "v1", "members", name, "forget"] => Self::Forget(name.to_owned()),
             ["", "v1", "reload"] => Self::Reload,
             ["", "v1", "handlers", name, "upgrade"] => Self::Upgrade(name.to_owned()),
             ["", "v1", "handlers", name, "rollback"] => Self::Rollback(name.to_owned()),
@@ -64,7 +66,7 @@ impl Route {
     const fn method(&self) -> Method {
         match self {
             Self::Status | Self::Members | Self::Handlers | Self::Metrics | Self::Events => Method::GET,
-            Self::Upgrade(_) | Self::Rollback(_) | Self::Run(_) | Self::Reload => Method::POST,
+            Self::Upgrade(_) | Self::Rollback(_) | Self::Run(_) | Self::Forget(_) | Self::Reload => Method::POST,
         }
     }
 }
@@ -116,8 +118,8 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let Sources { status, metrics, events, followers, commands } = sources;
     let route = Route::of(request.uri().path()).ok_or_else(|| {
-        let paths = "/v1/status, /v1/members, /v1/handlers, /v1/events, /v1/reload, /metrics, and for each handler \
-                     /v1/handlers/NAME/upgrade, .../rollback and .../run";
+        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/handlers, /v1/events, /v1/reload, /metrics, \
+                     and for each handler /v1/handlers/NAME/upgrade, .../rollback and .../run";
         Refusal::new(StatusCode::NOT_FOUND, format!("no such path: there are {paths}"))
     })?;
     if *request.method() != route.method() {
@@ -171,6 +173,11 @@ async fn answer(
             may_change?;
             commands::no_body(body).await?;
             Change::Rollback { handler: commands::handler(&handler)? }
+        }
+        Route::Forget(member) => {
+            may_change?;
+            commands::no_body(body).await?;
+            Change::Forget { member: commands::member(&member)? }
         }
         Route::Reload => {
             may_change?;

@@ -7,6 +7,7 @@ mod ask;
 mod check;
 mod completions;
 mod events;
+mod forget;
 mod handler;
 mod init;
 mod keygen;
@@ -56,6 +57,7 @@ enum Verb {
     Reload(reload::Args),
     Status(status::Args),
     Events(events::Args),
+    Forget(forget::Args),
     Handler(handler::Args),
     Sim(sim::Args),
     Completions(completions::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Verb::Reload(args) => reload::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
+        Verb::Forget(args) => forget::run(&args),
         Verb::Handler(args) => handler::run(&args),
         Verb::Sim(args) => sim::run(&args),
         Verb::Init(args) => init::run(args),

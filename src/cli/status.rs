@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::process::ExitCode;
 
-use picored_core::status::{HandlerStatus, LastUpgrade};
+use picored_core::status::{HandlerStatus, HoldStatus, LastUpgrade};
 
 use super::ask::Daemon;
 use crate::admin::{NodeStatus, client};
@@ -12,7 +12,7 @@ use crate::log::printable;
 
 /// Show what a running node is doing
 ///
-/// With --json: one object with `version`, `pid`, `node`, `cluster`, `state`, `members`, `handlers`, `datagrams`,
+/// With --json: one object with `version`, `pid`, `node`, `cluster`, `state`, `members`, `quorum`, `known_size`, `holds`, `handlers`, `datagrams`,
 /// `resident_bytes` and `anonymous_bytes` (null where the system does not tell).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  picored status\n  picored status --json | jq '.handlers[] | {name, state, \
@@ -43,11 +43,16 @@ fn text(node: &NodeStatus) -> String {
         ("process", format!("{}, picored {}", node.pid, node.version)),
         ("memory", format!("{} resident, {} anonymous", size(node.resident_bytes), size(node.anonymous_bytes))),
         ("members", counts(&states)),
+        ("quorum", format!("{}, of {} known", if status.quorum { "seen" } else { "not seen" }, status.known_size)),
         ("datagrams", counts(&status.datagrams)),
     ];
     let mut text = String::new();
     for (name, value) in rows {
         writeln!(text, "{name:<10} {}", printable(&value)).expect("a string takes all text");
+    }
+    for HoldStatus { app, member, reason } in &status.holds {
+        writeln!(text, "held       {}", printable(&format!("{app} on {member}: {reason}")))
+            .expect("a string takes all text");
     }
     if !status.handlers.is_empty() {
         text.push('\n');

@@ -147,6 +147,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// That of a node that never said anything.
+    pub(crate) fn nothing(node: NodeName, boot: u64) -> Self {
+        Self { node, boot, sequence: 0, leaving: None, apps: Vec::new(), ready: false, handlers: Vec::new() }
+    }
+
     /// The record's place in the order of its owner's records.
     pub fn version(&self) -> Version {
         (self.boot, self.sequence)

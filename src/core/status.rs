@@ -18,6 +18,15 @@ pub struct Status {
     pub state: String,
     /// All known members, this node among them, by name.
     pub members: Vec<MemberStatus>,
+    /// Whether a majority of the cluster is seen: without it nobody is taken out of any set, and no handler runs.
+    #[serde(default)]
+    pub quorum: bool,
+    /// How many members the cluster has, dead or alive, as the majority counts them.
+    #[serde(default)]
+    pub known_size: usize,
+    /// What is published, or not, against how it looks; by application and member.
+    #[serde(default)]
+    pub holds: Vec<HoldStatus>,
     /// The handlers, in the order of the config.
     pub handlers: Vec<HandlerStatus>,
     /// Datagrams and frames by fate: `sent`, `accepted`, and a name for each reason of refusal.
@@ -94,6 +103,17 @@ impl fmt::Display for Evidence {
             None => Ok(()),
         }
     }
+}
+
+/// One member that stays in an application's set, or out of it, for a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldStatus {
+    /// The application.
+    pub app: String,
+    /// The member.
+    pub member: String,
+    /// `never-empty`, `quorum`, `settle`, `flap`, `budget` or `panic`.
+    pub reason: String,
 }
 
 /// One application on a member.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use picored_core::event::{EventKind, RunEnd};
-use picored_core::name::{AppName, HandlerName};
+use picored_core::name::{AppName, HandlerName, NodeName};
 use picored_core::node::{ManualError, Notice};
 use tokio::sync::oneshot;
 
@@ -32,6 +32,14 @@ impl Driver {
             // Who asked may have gone.
             Err(error) => drop(reply.send(Err(not_run(&error)))),
         }
+    }
+
+    /// Has a member that is down forgotten.
+    pub(super) fn forget(&mut self, member: &NodeName, reply: oneshot::Sender<Answer>) {
+        let done = self.node.forget(self.clock.now(), member);
+        let done = done.map(|()| json(&admin::Forgotten { member: member.to_string() }));
+        // Who asked may have gone.
+        let _ = reply.send(done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error.to_string())));
     }
 
     /// Tells who asked for a delivery how it ended.
@@ -105,6 +113,6 @@ fn run_end(end: Option<&RunEnd>, took: Duration) -> admin::HandlerRun {
     }
 }
 
-fn json(value: &admin::HandlerRun) -> serde_json::Value {
+pub(super) fn json(value: &impl serde::Serialize) -> serde_json::Value {
     serde_json::to_value(value).expect("plain data has a JSON form")
 }

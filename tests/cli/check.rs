@@ -36,7 +36,7 @@ admin_socket = "{0}/picored.sock"
 
 [cluster]
 name = "example"
-seeds = ["127.0.0.2:7946"]
+seeds = ["127.0.0.2:7946", "127.0.0.3:7946"]
 key_file = "{0}/key"
 
 [[app]]
@@ -61,11 +61,22 @@ on = ["app-*"]
 }
 
 #[test]
+fn check_tells_two_nodes_what_they_are_in_for() {
+    let site = Site::new();
+    let two = site.good().replace(", \"127.0.0.3:7946\"", "");
+    let output = command(&["check", "--config", &site.config(&two)]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("warning: with two nodes, one that dies stays"));
+    let decided = two.replace("[cluster]", "[cluster]\ntwo_node = \"trust-survivor\"");
+    assert!(said(&["check", "--config", &site.config(&decided)]).starts_with("ok: "));
+}
+
+#[test]
 fn check_says_ok_and_what_it_saw() {
     let site = Site::new();
     let config = site.config(&site.good());
     let before = names(site.dir.path());
-    assert_eq!(said(&["check", "--config", &config]), "ok: node web1 of cluster example, 1 seed, 1 app, 1 handler\n");
+    assert_eq!(said(&["check", "--config", &config]), "ok: node web1 of cluster example, 2 seeds, 1 app, 1 handler\n");
     assert_eq!(names(site.dir.path()), before, "it leaves no trace");
 }
 

@@ -10,8 +10,8 @@ use picored_core::governor::Hold;
 use picored_core::name::{AppName, NodeName};
 use picored_core::node::Notice;
 use picored_core::status::{
-    AccuserStatus, AppStatus, Evidence, HandlerStatus, LastRun, LastUpgrade, MemberStatus, MismatchStatus, MissingAsk,
-    Status,
+    AccuserStatus, AppStatus, Evidence, HandlerStatus, HoldStatus, LastRun, LastUpgrade, MemberStatus, MismatchStatus,
+    MissingAsk, Status,
 };
 use picored_core::time::Wall;
 use tokio::sync::{oneshot, watch};
@@ -121,6 +121,9 @@ pub(crate) fn status() -> Status {
             }],
             last: Some(last),
         }],
+        quorum: true,
+        known_size: 3,
+        holds: vec![HoldStatus { app: "www".into(), member: "web2".into(), reason: "budget".into() }],
         datagrams: BTreeMap::from([("accepted".into(), 10), ("sent".into(), 12)]),
     }
 }

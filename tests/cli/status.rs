@@ -76,6 +76,7 @@ fn status_tells_people_what_the_node_does() {
     assert_eq!(line("node"), "web1 of cluster example, joined");
     assert_eq!(line("process"), format!("{}, picored {}", std::process::id(), env!("CARGO_PKG_VERSION")));
     assert_eq!(line("members"), "1 alive, 1 down");
+    assert_eq!((line("quorum"), line("held")), ("seen, of 3 known", "www on web2: budget"));
     assert_eq!(line("datagrams"), "10 accepted, 12 sent");
     assert!(cfg!(not(target_os = "linux")) || line("memory").contains(" MiB resident, "), "{text}");
     assert_eq!(
@@ -101,9 +102,12 @@ fn status_tells_programs_all_of_it() {
         "cluster",
         "datagrams",
         "handlers",
+        "holds",
+        "known_size",
         "members",
         "node",
         "pid",
+        "quorum",
         "resident_bytes",
         "state",
         "version",

@@ -70,6 +70,37 @@ async fn a_killed_node_is_down_once_and_returns_as_itself() {
 }
 
 #[tokio::test]
+async fn who_is_dead_counts_until_it_is_forgotten() {
+    let site = Site::new();
+    let [first, second, third] = three(&site, |setup| setup).await;
+    third.signal(Signal::KILL);
+    third.end().await;
+    for node in [&first, &second] {
+        node.notices("member-down", "n3").await;
+        let counts = |status: &Status| (status.known_size == 3 && status.quorum).then_some(());
+        node.shows("a majority of three", counts).await;
+    }
+    let forget = async |member: &str| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_picored"));
+        let command = command.args(["forget", member, "--socket"]).arg(first.socket()).kill_on_drop(true);
+        let said = site.until("picored forget ends", command.output()).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (said.status.code(), text(said.stdout), text(said.stderr))
+    };
+    let (code, _, error) = forget("n2").await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("n2 is alive: only a member that is down can be forgotten"), "{error}");
+    assert_eq!(forget("n3").await, (Some(0), "n3 is forgotten\n".into(), String::new()));
+    for node in [&first, &second] {
+        let two = |status: &Status| {
+            let has_left = status.members.iter().any(|member| member.name == "n3" && member.state == "left");
+            (has_left && status.known_size == 2).then_some(())
+        };
+        node.shows("n3 left, and two known", two).await;
+    }
+}
+
+#[tokio::test]
 async fn a_clock_that_was_set_back_and_a_quick_restart_do_no_harm() {
     let site = Site::new();
     let first = site.start(&site.setup("n1", "127.0.0.1:0"));

@@ -549,9 +549,13 @@ impl Node {
                 let is_other = identity.name != own.name && !(standing.down && self.is_with_me(identity));
                 is_other || (*identity == own && (standing.down || standing.suspect))
             }));
-            if let Some(record) = record.filter(|record| record.node != own.name) {
-                self.membership.broadcast(now, &record);
-                self.take_record(record);
+            match record {
+                Some(record) if record.node == own.name => self.outdo(now, &record),
+                Some(record) => {
+                    self.membership.broadcast(now, &record);
+                    self.take_record(record);
+                }
+                None => {}
             }
         }
         self.membership.apply(now, members);

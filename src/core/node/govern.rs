@@ -105,9 +105,14 @@ impl Node {
         }
     }
 
-    /// Whether so many are more than half of all that there are, dead or alive, as far as this node knows.
+    /// How many members there are, dead or alive, as far as this node knows.
+    pub(super) fn known_size(&self) -> usize {
+        self.govern.known_size.max(self.settings.expect)
+    }
+
+    /// Whether so many are more than half of them.
     fn is_majority(&self, seen: usize) -> bool {
-        let size = self.govern.known_size.max(self.settings.expect);
+        let size = self.known_size();
         seen * 2 > size || (size == 2 && self.settings.two_node == TwoNode::TrustSurvivor)
     }
 

@@ -11,6 +11,7 @@ mod datagram;
 mod deliver;
 mod evidence;
 mod exchange;
+mod forget;
 mod govern;
 mod heal;
 mod leave;
@@ -50,6 +51,7 @@ use crate::view::View;
 
 pub use self::boundary::{Input, Invocation, Notice, Output, Settings, SettingsError};
 pub use self::exchange::MAX_REMEMBERED;
+pub use self::forget::ForgetError;
 pub use self::manual::ManualError;
 pub use self::reconfigure::Reconfiguration;
 
@@ -274,7 +276,11 @@ impl Node {
     fn settle(&mut self, now: Now) {
         self.seen = now;
         for record in self.membership.take_news() {
-            self.take_record(record);
+            if record.node == self.settings.name {
+                self.outdo(now.at, &record);
+            } else {
+                self.take_record(record);
+            }
         }
         let changes = self.membership.take_changes();
         if !changes.members.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::snapshot::MemberState;
-use crate::status::{AppStatus, HandlerStatus, MemberStatus, MismatchStatus, Status};
+use crate::status::{AppStatus, HandlerStatus, HoldStatus, MemberStatus, MismatchStatus, Status};
 
 /// The state of a handler that is ready, but not what most nodes hold it to be.
 const CONFIG_MISMATCH: &str = "config-mismatch";
@@ -60,11 +60,21 @@ impl Node {
                 last: book.and_then(|book| book.last.clone()),
             }
         });
+        let holds = self.view.apps().flat_map(|app| {
+            self.governor.holds(app).map(move |(member, hold)| HoldStatus {
+                app: app.to_string(),
+                member: member.to_string(),
+                reason: hold.to_string(),
+            })
+        });
         Status {
             node: self.settings.name.to_string(),
             cluster: self.settings.cluster.to_string(),
             state: state.into(),
             members: members.collect(),
+            quorum: self.has_quorum(self.seen.at),
+            known_size: self.known_size(),
+            holds: holds.collect(),
             handlers: handlers.collect(),
             datagrams: self.datagrams.iter().map(|(fate, count)| ((*fate).to_owned(), *count)).collect(),
         }

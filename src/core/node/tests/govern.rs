@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::net::{Net, What, node_name, seeds};
 use crate::event::EventKind;
 use crate::governor::Hold;
-use crate::node::Notice;
+use crate::node::{ForgetError, Notice};
 
 /// The reasons that `slot` told of holds.
 fn held(net: &Net, slot: usize) -> BTreeSet<Hold> {
@@ -133,4 +133,40 @@ fn a_member_that_flaps_costs_few_writes() {
         net.run(700_000);
         assert_eq!(net.record, names(0..3), "it is forgiven");
     }
+}
+
+#[test]
+fn who_is_forgotten_counts_no_more_and_may_return() {
+    for seed in seeds(5) {
+        let mut net = Net::settled(seed, 5);
+        cut_off(&mut net, &[4], 5);
+        net.run(20_000);
+        for slot in [2, 3] {
+            net.kill(slot);
+            net.run(310_000);
+        }
+        assert_eq!(net.record, names([0, 1, 3]), "with three of five gone the others are no majority");
+        net.forget(0, 4).unwrap();
+        net.run_until("both know", 5000, |net| (0..2).all(|slot| net.sees(slot, 4).as_deref() == Some("left")));
+        assert_eq!(net.record, names([0, 1, 3]), "two of four");
+        net.forget(1, 3).unwrap();
+        net.run(10_000);
+        assert_eq!(net.record, names([0, 1]), "who is forgotten goes by intent, and two of three are a majority");
+        net.cut.clear();
+        net.run_until("it returns", 90_000, |net| {
+            [0, 1, 4].iter().all(|slot| net.sees(*slot, 4).as_deref() == Some("alive"))
+        });
+        net.set_app(4, false);
+        net.run(30_000);
+        net.set_app(4, true);
+        net.run(60_000);
+        assert_eq!(net.record, names([0, 1, 4]), "what it says of itself counts again");
+    }
+}
+
+#[test]
+fn who_lives_is_not_forgotten() {
+    let mut net = Net::settled(1, 3);
+    assert!(matches!(net.forget(0, 1), Err(ForgetError::NotDown(..))));
+    assert!(matches!(net.forget(0, 7), Err(ForgetError::Unknown(_))));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::{Input, Invocation, Node, Notice, Output, Reconfiguration, Settings, SettingsError};
+use super::super::{ForgetError, Input, Invocation, Node, Notice, Output, Reconfiguration, Settings, SettingsError};
 use crate::config::{App, Check, GovernorRules, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
@@ -276,6 +276,15 @@ impl Net {
 
     pub(super) fn leave(&mut self, slot: usize) {
         self.handle(slot, Input::Leave);
+    }
+
+    /// Has `slot` forget another.
+    pub(super) fn forget(&mut self, slot: usize, other: usize) -> Result<(), ForgetError> {
+        let now = self.now();
+        let node = self.slots[slot].node.as_mut().expect("it runs");
+        let done = node.forget(now, &node_name(other));
+        self.drain(slot);
+        done
     }
 
     pub(super) fn has_left(&self, slot: usize) -> bool {
