@@ -90,6 +90,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         two_node: cluster.two_node,
         governor: *governor,
         apps: apps.clone(),
+        maintained: state.maintenance(),
         handlers: handlers.clone(),
         random,
     };

@@ -310,6 +310,11 @@ impl Driver {
                         tracing::warn!(%error, "the members cannot be kept for the next start");
                     }
                 }
+                Output::Maintain(apps) => {
+                    if let Err(error) = self.state.keep_maintenance(&apps) {
+                        tracing::error!(%error, "what is in maintenance cannot be kept for the next start");
+                    }
+                }
                 Output::Notice(notice) => {
                     news = true;
                     notices::log(&notice);
@@ -355,6 +360,7 @@ impl Driver {
             Change::Run { handler, event, app, dry_run } => {
                 self.run_by_hand(&handler, event, app.as_ref(), dry_run, reply);
             }
+            Change::Maintenance { app, on, limit } => self.maintain(app.as_ref(), on, limit, reply),
             Change::Forget { member } => self.forget(&member, reply),
             Change::Reload { dry_run } => self.reload(Request { dry_run, reply: Some(reply) }),
             Change::Upgrade { handler, component } => {

@@ -30,7 +30,7 @@ const SECONDS: [f64; 9] = [0.0005, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 30.0]
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// The states of a member, and of an application: each has its line, also if it is 0.
 const MEMBER_STATES: [&str; 5] = ["alive", "degraded", "suspect", "down", "left"];
-const APP_STATES: [&str; 3] = ["up", "down", "unknown"];
+const APP_STATES: [&str; 4] = ["up", "down", "unknown", "maintenance"];
 
 /// The times that are collected. Cheap to clone; all clones count together.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The state directory: what a node must still know after it died.
 //!
-//! It holds the generation's high-water mark, where members were, the node's own key, the cache of compiled handlers, and
+//! It holds the generation's high-water mark, where members were, what is in maintenance, the node's own key, the cache of compiled handlers, and
 //! the components that were installed over those of the config, and belongs to one daemon at a time. Every file is
 //! replaced whole (written beside, synced, renamed), so a reader finds the old or the new one and never half of one. The daemon opens it first of all, before a packet is sent; `picored check` only
 //! looks. Nothing here decides anything about the cluster.
@@ -8,13 +8,16 @@
 mod components;
 mod key;
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use picored_core::name::HandlerName;
+use picored_core::name::{AppName, HandlerName};
+use picored_core::node::Maintained;
+use picored_core::time::Wall;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 pub use components::{Components, Installed};
@@ -247,6 +250,38 @@ impl StateDir {
         let path = self.path.join("members");
         let written = write_beside(&self.path, "members", text.as_bytes());
         written.and_then(|(_, beside)| fs::rename(beside, &path)).map_err(failed("write", &path))
+    }
+
+    /// What [`Self::keep_maintenance`] kept: applications, and when their maintenance ends by itself. A damaged file is
+    /// told of and forgotten: an application that is well is published again.
+    pub fn maintenance(&self) -> BTreeMap<AppName, Option<Wall>> {
+        let path = self.path.join("maintenance");
+        let line = |line: &str| {
+            let (app, until) = line.split_once(' ')?;
+            let until = if until == "-" { None } else { Some(Wall(until.parse().ok()?)) };
+            Some((AppName::new(app).ok()?, until))
+        };
+        let text = match read_limited(&path) {
+            Ok(bytes) => String::from_utf8(bytes).ok().filter(|text| text.is_empty() || text.ends_with('\n')),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return BTreeMap::new(),
+            Err(_) => None,
+        };
+        text.and_then(|text| text.lines().map(line).collect()).unwrap_or_else(|| {
+            tracing::error!(
+                file = %path.display(),
+                "cannot read what was in maintenance, so nothing is: see `picored maintenance on`. The file is written anew \
+                 with the next one"
+            );
+            BTreeMap::new()
+        })
+    }
+
+    /// Keeps which applications are in maintenance, and until when.
+    pub fn keep_maintenance(&self, apps: &[Maintained]) -> Result<(), StateError> {
+        let until = |until: &Option<Wall>| until.map_or_else(|| "-".to_owned(), |until| until.0.to_string());
+        let text: String = apps.iter().map(|(app, end)| format!("{app} {}\n", until(end))).collect();
+        let path = self.path.join("maintenance");
+        replace(&self.path, "maintenance", text.as_bytes()).map_err(failed("write", &path))
     }
 
     /// This node's own key, made on first use and known to nobody else: what vouches for files that the node left to

@@ -24,7 +24,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::commands::CHANGE_TIME;
-use super::{Forgotten, HandlerChange, HandlerRun, NodeStatus, Reloaded};
+use super::{Forgotten, HandlerChange, HandlerRun, Maintained, NodeStatus, Reloaded};
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,6 +105,19 @@ pub async fn rollback(socket: &Path, handler: &HandlerName) -> Result<HandlerCha
 /// `POST /v1/members/NAME/forget`.
 pub async fn forget(socket: &Path, member: &NodeName) -> Result<Forgotten, ClientError> {
     post(socket, format!("/v1/members/{member}/forget"), Vec::new()).await
+}
+
+/// `POST /v1/maintenance`: what is in maintenance then.
+pub async fn maintenance(
+    socket: &Path,
+    app: Option<&AppName>,
+    on: bool,
+    limit: Option<Duration>,
+) -> Result<Vec<Maintained>, ClientError> {
+    let app = app.map(|app| format!("&app={app}")).unwrap_or_default();
+    // A part of a second more is not missed.
+    let limit = limit.map(|limit| format!("&for={}", limit.as_secs_f64().ceil())).unwrap_or_default();
+    post(socket, format!("/v1/maintenance?{}{app}{limit}", if on { "on" } else { "off" }), Vec::new()).await
 }
 
 /// `GET /v1/handlers`.

@@ -54,6 +54,15 @@ pub enum Change {
         /// Which.
         member: NodeName,
     },
+    /// Put applications of this node into maintenance, or take them out of it. The answer is a list of [`Maintained`].
+    Maintenance {
+        /// Which; none means all.
+        app: Option<AppName>,
+        /// Whether it begins.
+        on: bool,
+        /// After how long it ends by itself, if it does.
+        limit: Option<Duration>,
+    },
     /// Read the config anew and take it in.
     Reload {
         /// Only say what that would change.
@@ -76,6 +85,17 @@ pub struct Reloaded {
 pub struct Forgotten {
     /// Who.
     pub member: String,
+}
+
+/// An application in maintenance, as `POST /v1/maintenance` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintained {
+    /// Its name.
+    pub app: String,
+    /// When it ends by itself: RFC 3339, UTC.
+    pub until: Option<String>,
+    /// Whether it stays published all the same, as it is up nowhere else.
+    pub kept: bool,
 }
 
 /// What came of a command: something to tell, in JSON, or why it was not done.
@@ -171,6 +191,26 @@ pub(super) fn run(handler: HandlerName, query: &str) -> Result<Change, Refusal> 
         }
     }
     Ok(Change::Run { handler, event, app, dry_run })
+}
+
+/// `on` or `off`, and `app=NAME&for=SECONDS`, each of which may be left out.
+pub(super) fn maintenance(query: &str) -> Result<Change, Refusal> {
+    let wrong = |reason: String| Refusal::new(StatusCode::BAD_REQUEST, reason);
+    let (mut app, mut on, mut limit) = (None, None, None);
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "on" => on = Some(true),
+            "off" => on = Some(false),
+            "app" => app = Some(value.parse().map_err(|error| wrong(format!("`app`: {error}")))?),
+            "for" => {
+                let seconds: u64 = value.parse().map_err(|_| wrong("`for` is a number of seconds".into()))?;
+                limit = Some(Duration::from_secs(seconds));
+            }
+            _ => return Err(wrong("this takes `on` or `off`, `app` and `for`".into())),
+        }
+    }
+    let on = on.ok_or_else(|| wrong("say `on` or `off`".into()))?;
+    Ok(Change::Maintenance { app, on, limit })
 }
 
 /// Whether a reload shall only be tried. What is not understood here must not be done for real.

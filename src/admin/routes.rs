@@ -39,6 +39,7 @@ enum Route {
     Rollback(String),
     Run(String),
     Forget(String),
+    Maintenance,
     Reload,
 }
 
@@ -56,6 +57,7 @@ impl Route {
             ["", "v1", "events"] => Self::Events,
             ["", "v1", "handlers", name, "run"] => Self::Run(name.to_owned()),
             ["", "v1", "members", name, "forget"] => Self::Forget(name.to_owned()),
+            ["", "v1", "maintenance"] => Self::Maintenance,
             ["", "v1", "reload"] => Self::Reload,
             ["", "v1", "handlers", name, "upgrade"] => Self::Upgrade(name.to_owned()),
             ["", "v1", "handlers", name, "rollback"] => Self::Rollback(name.to_owned()),
@@ -66,7 +68,12 @@ impl Route {
     const fn method(&self) -> Method {
         match self {
             Self::Status | Self::Members | Self::Handlers | Self::Metrics | Self::Events => Method::GET,
-            Self::Upgrade(_) | Self::Rollback(_) | Self::Run(_) | Self::Forget(_) | Self::Reload => Method::POST,
+            Self::Upgrade(_)
+            | Self::Rollback(_)
+            | Self::Run(_)
+            | Self::Forget(_)
+            | Self::Maintenance
+            | Self::Reload => Method::POST,
         }
     }
 }
@@ -118,7 +125,7 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let Sources { status, metrics, events, followers, commands } = sources;
     let route = Route::of(request.uri().path()).ok_or_else(|| {
-        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/handlers, /v1/events, /v1/reload, /metrics, \
+        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/maintenance, /v1/handlers, /v1/events, /v1/reload, /metrics, \
                      and for each handler /v1/handlers/NAME/upgrade, .../rollback and .../run";
         Refusal::new(StatusCode::NOT_FOUND, format!("no such path: there are {paths}"))
     })?;
@@ -178,6 +185,11 @@ async fn answer(
             may_change?;
             commands::no_body(body).await?;
             Change::Forget { member: commands::member(&member)? }
+        }
+        Route::Maintenance => {
+            may_change?;
+            commands::no_body(body).await?;
+            commands::maintenance(query)?
         }
         Route::Reload => {
             may_change?;

@@ -11,6 +11,7 @@ mod forget;
 mod handler;
 mod init;
 mod keygen;
+mod maintenance;
 mod man;
 mod members;
 mod reload;
@@ -58,6 +59,7 @@ enum Verb {
     Status(status::Args),
     Events(events::Args),
     Forget(forget::Args),
+    Maintenance(maintenance::Args),
     Handler(handler::Args),
     Sim(sim::Args),
     Completions(completions::Args),
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Verb::Reload(args) => reload::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
+        Verb::Maintenance(args) => maintenance::run(&args),
         Verb::Forget(args) => forget::run(&args),
         Verb::Handler(args) => handler::run(&args),
         Verb::Sim(args) => sim::run(&args),

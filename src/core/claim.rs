@@ -13,8 +13,8 @@ pub enum AppStanding {
     CheckFailed,
     /// Its member is down.
     MemberDown,
-    /// Its member has left.
-    Left,
+    /// An operator wants it so: its member has left, or it is in maintenance.
+    TakenOut,
 }
 
 /// An application on one member.

@@ -189,7 +189,7 @@ impl Governed {
     fn update(&mut self, conditions: &Conditions, claims: &BTreeMap<NodeName, Claim>) -> Update {
         let now = conditions.now;
         self.note_who_is_up(now, claims);
-        let standing = |member: &NodeName| claims.get(member).map_or(AppStanding::Left, |claim| claim.standing);
+        let standing = |member: &NodeName| claims.get(member).map_or(AppStanding::TakenOut, |claim| claim.standing);
         let mut holds = BTreeMap::new();
         let mut published = Published::new();
         for (member, claim) in claims.iter().filter(|(_, claim)| claim.standing == AppStanding::Up) {
@@ -215,7 +215,7 @@ impl Governed {
             let mut left = published.len() + self.published.keys().filter(|it| !published.contains_key(*it)).count();
             for (member, endpoints) in self.published.iter().filter(|(member, _)| standing(member) != AppStanding::Up) {
                 let hold = match standing(member) {
-                    AppStanding::Left => None,
+                    AppStanding::TakenOut => None,
                     AppStanding::Unknown | AppStanding::Up => {
                         published.insert(member.clone(), endpoints.clone());
                         continue;
@@ -310,7 +310,7 @@ impl Failure {
 
 /// On how many members there is the application.
 fn size(claims: &BTreeMap<NodeName, Claim>) -> usize {
-    claims.values().filter(|claim| claim.standing != AppStanding::Left).count()
+    claims.values().filter(|claim| claim.standing != AppStanding::TakenOut).count()
 }
 
 /// Whether so few of so many are left that checks that all failed say more about the checks.
@@ -321,7 +321,7 @@ fn is_panic(rules: &GovernorRules, size: usize, left: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use AppStanding::{CheckFailed, Left, MemberDown, Unknown, Up};
+    use AppStanding::{CheckFailed, MemberDown, TakenOut, Unknown, Up};
 
     /// One application, and a clock.
     #[derive(Default)]
@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_fails_goes_and_what_returns_comes_back_at_once() {
-        for failed in [CheckFailed, MemberDown, Left] {
+        for failed in [CheckFailed, MemberDown, TakenOut] {
             let mut site = Site::of(3);
             assert_eq!(site.see(&[Up, failed, Up]), "ac", "{failed:?}");
             assert_eq!(site.after(20).see(&[Up, Up, Up]), "abc", "{failed:?}");
@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_set_is_never_empty_whatever_is_wanted() {
-        for standings in [[CheckFailed; 2], [MemberDown; 2], [Left; 2], [CheckFailed, Left]] {
+        for standings in [[CheckFailed; 2], [MemberDown; 2], [TakenOut; 2], [CheckFailed, TakenOut]] {
             let mut site = Site::of(2);
             assert_eq!(site.see(&standings), "ab", "{standings:?}");
             assert_eq!(site.held(), "a never-empty, b never-empty");
@@ -426,7 +426,7 @@ mod tests {
         // Of ten members the first two are gone, and three may go at a time.
         let seen = |first: AppStanding| [&[first, first][..], &[Up; 8]].concat();
         for (no_quorum, settled_at, hold) in [(true, 9, "quorum"), (false, 9, "settle"), (false, 0, "")] {
-            for (failed, passes) in [(CheckFailed, false), (MemberDown, false), (Left, true)] {
+            for (failed, passes) in [(CheckFailed, false), (MemberDown, false), (TakenOut, true)] {
                 let mut site = Site { no_quorum, settled_at, ..Site::of(10) };
                 let is_out = passes || hold.is_empty();
                 assert_eq!(site.see(&seen(failed)).starts_with("ab"), !is_out, "{hold} {failed:?}");

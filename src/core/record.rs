@@ -32,6 +32,8 @@ pub enum AppState {
     Up,
     /// Unhealthy.
     Down,
+    /// Taken out by an operator, whatever its checks say.
+    Maintenance,
 }
 
 impl AppState {
@@ -41,6 +43,7 @@ impl AppState {
             Self::Unknown => "unknown",
             Self::Up => "up",
             Self::Down => "down",
+            Self::Maintenance => "maintenance",
         }
     }
 }

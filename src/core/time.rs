@@ -55,6 +55,16 @@ impl Sub for Instant {
 pub struct Wall(pub u64);
 
 impl Wall {
+    /// The time that is `duration` later.
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long after `earlier` it is; zero if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
     /// RFC 3339 in UTC with milliseconds, as events carry it.
     pub fn rfc3339(self) -> String {
         let (days, ms) = (self.0 / 86_400_000, self.0 % 86_400_000);

@@ -121,7 +121,7 @@ impl View {
         let claims = having.map(|(name, member, app)| {
             let standing = match (member.state, app.up, app.state) {
                 (_, true, _) => AppStanding::Up,
-                (MemberState::Left, ..) => AppStanding::Left,
+                (MemberState::Left, ..) | (_, _, AppState::Maintenance) => AppStanding::TakenOut,
                 (MemberState::Down, ..) => AppStanding::MemberDown,
                 (_, _, AppState::Unknown) => AppStanding::Unknown,
                 (_, _, AppState::Up | AppState::Down) => AppStanding::CheckFailed,

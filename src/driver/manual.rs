@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use picored_core::event::{EventKind, RunEnd};
 use picored_core::name::{AppName, HandlerName, NodeName};
-use picored_core::node::{ManualError, Notice};
+use picored_core::node::{Maintenance, ManualError, Notice};
 use tokio::sync::oneshot;
 
 use super::Driver;
@@ -40,6 +40,26 @@ impl Driver {
         let done = done.map(|()| json(&admin::Forgotten { member: member.to_string() }));
         // Who asked may have gone.
         let _ = reply.send(done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error.to_string())));
+    }
+
+    /// Begins or ends maintenance.
+    pub(super) fn maintain(
+        &mut self,
+        app: Option<&AppName>,
+        on: bool,
+        limit: Option<Duration>,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let done = self.node.maintain(self.clock.now(), app, on, limit);
+        let done = done.map(|Maintenance { apps, kept }| {
+            let maintained = apps.into_iter().map(|(app, until)| admin::Maintained {
+                kept: kept.contains(&app),
+                until: until.map(|until| until.rfc3339()),
+                app: app.to_string(),
+            });
+            json(&maintained.collect::<Vec<_>>())
+        });
+        let _ = reply.send(done.map_err(|error| Refusal::new(StatusCode::NOT_FOUND, error.to_string())));
     }
 
     /// Tells who asked for a delivery how it ended.

@@ -162,7 +162,7 @@ impl Measures {
         let kind = match state {
             AppState::Up => EventKind::AppUp,
             AppState::Down => EventKind::AppDown,
-            AppState::Unknown => return,
+            AppState::Unknown | AppState::Maintenance => return,
         };
         let waiting = (0..truth.machines.len()).filter(|other| *other != owner && truth.is_up(*other)).collect();
         let change = Change { news: News { since: truth.now, waiting }, kind };

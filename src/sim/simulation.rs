@@ -362,6 +362,8 @@ impl Simulation {
                 let durable = &mut self.machines[machine].durable_generation;
                 *durable = generation.max(*durable);
             }
+            // No operator is simulated.
+            Output::Maintain(_) => {}
             Output::Remember(members) => self.machines[machine].remembered = members,
             Output::Load(handler) => {
                 let version = Digest::new([1; 32]);

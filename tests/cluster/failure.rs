@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::node::{Node, alive, is, is_event};
 use crate::site::{Setup, Site, fixture};
+use crate::website::Website;
 
 /// Three nodes that see each other; n2 and n3 have n1 as seed.
 async fn three<'s>(site: &'s Site, prepare: impl Fn(Setup) -> Setup) -> [Node<'s>; 3] {
@@ -80,13 +81,7 @@ async fn who_is_dead_counts_until_it_is_forgotten() {
         let counts = |status: &Status| (status.known_size == 3 && status.quorum).then_some(());
         node.shows("a majority of three", counts).await;
     }
-    let forget = async |member: &str| {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_picored"));
-        let command = command.args(["forget", member, "--socket"]).arg(first.socket()).kill_on_drop(true);
-        let said = site.until("picored forget ends", command.output()).await.unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (said.status.code(), text(said.stdout), text(said.stderr))
-    };
+    let forget = async |member: &'static str| first.told(&["forget", member]).await;
     let (code, _, error) = forget("n2").await;
     assert_eq!(code, Some(1));
     assert!(error.contains("n2 is alive: only a member that is down can be forgotten"), "{error}");
@@ -98,6 +93,29 @@ async fn who_is_dead_counts_until_it_is_forgotten() {
         };
         node.shows("n3 left, and two known", two).await;
     }
+}
+
+#[tokio::test]
+async fn maintenance_outlives_a_crash() {
+    let (site, (website, _)) = (Site::new(), Website::switched().await);
+    let setup = site.setup("n1", "127.0.0.1:0").app(&website, "192.0.2.1", "interval = \"100ms\"\nrise = 1");
+    let state_is =
+        |wanted: &'static str| move |status: &Status| (status.members[0].apps.first()?.state == wanted).then_some(());
+    let node = site.start(&setup);
+    node.shows("www up", state_is("up")).await;
+    let (code, _, error) = node.told(&["maintenance", "on", "shop"]).await;
+    assert!(code == Some(1) && error.ends_with(": this node has no application shop; it has www\n"), "{error}");
+    let (code, text, _) = node.told(&["maintenance", "on", "www"]).await;
+    assert_eq!(code, Some(0));
+    let kept = "www is in maintenance until `picored maintenance off`; it is up nowhere else, so its addresses stay published\n";
+    assert_eq!(text, kept);
+    node.signal(Signal::KILL);
+    node.end().await;
+    let node = site.start(&setup);
+    node.shows("www in maintenance", state_is("maintenance")).await;
+    let (code, text, _) = node.told(&["maintenance", "off"]).await;
+    assert_eq!((code, text.as_str()), (Some(0), "nothing is in maintenance\n"));
+    node.shows("www up", state_is("up")).await;
 }
 
 #[tokio::test]

@@ -141,9 +141,14 @@ impl<'s> Node<'s> {
 
     /// What it says to `picored reload` with these flags: exit code, standard output, standard error.
     pub(crate) async fn reload(&self, flags: &[&str]) -> (Option<i32>, String, String) {
+        self.told(&[&["reload"], flags].concat()).await
+    }
+
+    /// What it says to `picored` with these arguments: exit code, standard output, standard error.
+    pub(crate) async fn told(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_picored"));
-        command.args(["reload", "--socket"]).arg(&self.socket).args(flags).stdin(Stdio::null()).kill_on_drop(true);
-        let said = self.site.until("picored reload ends", command.output()).await.unwrap();
+        command.args(arguments).arg("--socket").arg(&self.socket).stdin(Stdio::null()).kill_on_drop(true);
+        let said = self.site.until(&format!("picored {arguments:?} ends"), command.output()).await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (said.status.code(), text(said.stdout), text(said.stderr))
     }

@@ -3,6 +3,7 @@
 //!
 //! Values only: the node gives them their meaning.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,10 @@ use crate::record::{AppState, MAX_RECORD};
 use crate::route::Connection;
 use crate::snapshot::Snapshot;
 use crate::status::{Evidence, MissingAsk};
+use crate::time::Wall;
 use crate::versions::Takeover;
+
+use super::maintain::Maintained;
 
 /// What a node starts with.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub struct Settings {
     pub governor: GovernorRules,
     /// This node's applications.
     pub apps: Vec<App>,
+    /// Those in maintenance, and when that ends by itself: what [`Output::Maintain`] said.
+    pub maintained: BTreeMap<AppName, Option<Wall>>,
     /// Its handlers.
     pub handlers: Vec<Handler>,
     /// Where all of its randomness comes from.
@@ -226,6 +232,8 @@ pub enum Output {
     RaiseGeneration(u64),
     /// Keep these addresses of members for the next start, which may find every seed gone.
     Remember(Vec<SocketAddr>),
+    /// Keep these, and nothing else, as in maintenance for the next start.
+    Maintain(Vec<Maintained>),
     /// Something that a person may want to know.
     Notice(Notice),
     /// The cluster knows that this node has left: the process may end.

@@ -15,6 +15,7 @@ mod forget;
 mod govern;
 mod heal;
 mod leave;
+mod maintain;
 mod manual;
 mod range;
 mod reconfigure;
@@ -52,6 +53,7 @@ use crate::view::View;
 pub use self::boundary::{Input, Invocation, Notice, Output, Settings, SettingsError};
 pub use self::exchange::MAX_REMEMBERED;
 pub use self::forget::ForgetError;
+pub use self::maintain::{Maintained, Maintenance, NoSuchApp};
 pub use self::manual::ManualError;
 pub use self::reconfigure::Reconfiguration;
 
@@ -226,6 +228,7 @@ impl Node {
             self.contact(now.at);
         }
         self.heal_due(now.at);
+        self.maintenance_due(now);
         self.reconcile_due(now);
         while let Some(tick) = self.timers.pop_due(now.at) {
             match tick {
@@ -262,7 +265,12 @@ impl Node {
             .and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         let reconcile = self.books.values().map(|book| book.reconcile_at).min();
-        let timers = [self.timers.next_at(), self.membership.poll_timeout(), self.governor.poll_timeout()];
+        let timers = [
+            self.timers.next_at(),
+            self.membership.poll_timeout(),
+            self.governor.poll_timeout(),
+            self.maintenance_ends(),
+        ];
         let own = timers.into_iter().chain([contact, health, self.heal.poll_timeout(), ledger, reconcile]);
         own.flatten().min()
     }
@@ -357,7 +365,8 @@ impl Node {
     fn own_record(&self, sequence: u64) -> Record {
         let before = self.records.get(&self.settings.name);
         let apps = self.settings.apps.iter().zip(&self.health).map(|(app, health)| {
-            let state = health.state();
+            let is_maintained = self.settings.maintained.contains_key(&app.name);
+            let state = if is_maintained { AppState::Maintenance } else { health.state() };
             let before = before.and_then(|record| record.apps.iter().find(|known| known.name == app.name));
             AppRecord {
                 name: app.name.clone(),

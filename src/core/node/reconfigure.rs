@@ -75,6 +75,7 @@ impl Node {
             None => Health::new(now),
         });
         self.health = health.collect();
+        self.settings.maintained.retain(|name, _| apps.iter().any(|app| app.name == *name));
         self.settings.apps = apps;
     }
 

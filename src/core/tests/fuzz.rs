@@ -104,6 +104,7 @@ fn settings(text: &str, port: u16) -> Settings {
         two_node: TwoNode::Hold,
         governor: GovernorRules::default(),
         apps: vec![app],
+        maintained: BTreeMap::new(),
         handlers: vec![handler],
         random: [port as u8; 32],
     }

@@ -43,6 +43,7 @@ impl Simulation {
             two_node: self.template.two_node,
             governor: self.template.governor,
             apps: self.template.apps_of(machine),
+            maintained: Default::default(),
             handlers: self.template.handlers.clone(),
             random: self.rng.random(),
         }

@@ -1,6 +1,7 @@
 //! Who may take whom out: quorum, whole nodes on a virtual network.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::net::{Net, What, node_name, seeds};
 use crate::event::EventKind;
@@ -169,4 +170,45 @@ fn who_lives_is_not_forgotten() {
     let mut net = Net::settled(1, 3);
     assert!(matches!(net.forget(0, 1), Err(ForgetError::NotDown(..))));
     assert!(matches!(net.forget(0, 7), Err(ForgetError::Unknown(_))));
+}
+
+#[test]
+fn maintenance_takes_an_application_out_and_ends_by_itself() {
+    for seed in seeds(5) {
+        let mut net = Net::settled(seed, 5);
+        let limit = Some(Duration::from_secs(600));
+        let on = net.maintain(1, true, limit).unwrap();
+        assert_eq!((on.apps.len(), on.kept.len()), (1, 0));
+        net.run(3000);
+        assert_eq!(net.record, names([0, 2, 3, 4]));
+        // By intent: it weighs on no budget, and is no failure.
+        net.kill(2);
+        net.run(15_000);
+        assert_eq!(net.record, names([0, 3, 4]));
+        net.kill(1);
+        net.run(60_000);
+        net.start(1);
+        net.run(120_000);
+        assert_eq!(net.record, names([0, 3, 4]), "a restart does not end it");
+        net.run(600_000);
+        assert_eq!(net.record, names([0, 1, 3, 4]), "its time does");
+        net.maintain(3, true, None).unwrap();
+        net.run(1_000_000);
+        assert_eq!(net.record, names([0, 1, 4]));
+        net.maintain(3, false, None).unwrap();
+        net.run(3000);
+        assert_eq!(net.record, names([0, 1, 3, 4]));
+    }
+}
+
+#[test]
+fn maintenance_of_the_last_one_says_that_it_stays() {
+    let mut net = Net::new(3);
+    let mut settings = net.settings(0);
+    settings.seeds.clear();
+    net.start_as(0, settings);
+    net.run(30_000);
+    assert_eq!(net.maintain(0, true, None).unwrap().kept.len(), 1);
+    net.run(3000);
+    assert_eq!(net.record, names([0]));
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::{ForgetError, Input, Invocation, Node, Notice, Output, Reconfiguration, Settings, SettingsError};
+use super::super::{
+    ForgetError, Input, Invocation, Maintained, Maintenance, NoSuchApp, Node, Notice, Output, Reconfiguration,
+    Settings, SettingsError,
+};
 use crate::config::{App, Check, GovernorRules, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
@@ -82,6 +85,8 @@ pub(super) struct Net {
     pub(super) run_takes: Duration,
     /// The version of the handler that runs on a node, then the one before.
     pub(super) versions: BTreeMap<usize, Vec<Digest>>,
+    /// What each disk keeps of maintenance.
+    maintained: BTreeMap<usize, Vec<Maintained>>,
     /// What each disk keeps of the members.
     pub(super) remembered: BTreeMap<usize, Vec<SocketAddr>>,
     /// How all runs of this version end.
@@ -151,6 +156,7 @@ impl Net {
             run_ends: BTreeMap::new(),
             run_takes: Duration::from_millis(20),
             versions: BTreeMap::new(),
+            maintained: BTreeMap::new(),
             remembered: BTreeMap::new(),
             bad_version: None,
             slow: BTreeSet::new(),
@@ -203,6 +209,7 @@ impl Net {
                 rise: 2,
                 fall: 3,
             }],
+            maintained: self.maintained.get(&slot).cloned().unwrap_or_default().into_iter().collect(),
             handlers: vec![Handler {
                 name: HandlerName::new("dns").unwrap(),
                 source: Source::Builtin(text("ok")),
@@ -283,6 +290,19 @@ impl Net {
         let now = self.now();
         let node = self.slots[slot].node.as_mut().expect("it runs");
         let done = node.forget(now, &node_name(other));
+        self.drain(slot);
+        done
+    }
+
+    /// Puts the applications of `slot` into maintenance, or takes them out of it.
+    pub(super) fn maintain(
+        &mut self,
+        slot: usize,
+        on: bool,
+        limit: Option<Duration>,
+    ) -> Result<Maintenance, NoSuchApp> {
+        let now = self.now();
+        let done = self.slots[slot].node.as_mut().expect("it runs").maintain(now, None, on, limit);
         self.drain(slot);
         done
     }
@@ -387,6 +407,7 @@ impl Net {
                 }
                 Output::Resolve { .. } => self.lookups += 1,
                 Output::RaiseGeneration(_) => {}
+                Output::Maintain(apps) => drop(self.maintained.insert(slot, apps)),
                 Output::Remember(members) => drop(self.remembered.insert(slot, members)),
             }
         }
