@@ -5,7 +5,7 @@
 //! ended, and has the shell do what follows.
 
 use crate::digest::Digest;
-use crate::event::RunEnd;
+use crate::event::{RunEnd, StopReason};
 
 /// So many first runs may fail before the version before takes over again.
 pub const TRIAL_RUNS: u32 = 3;
@@ -60,7 +60,8 @@ impl Versions {
     pub fn ended(&mut self, version: Digest, end: &RunEnd) -> Option<Digest> {
         let works = match end {
             RunEnd::Done { .. } => true,
-            RunEnd::RetryAfter(..) => return None,
+            // Neither the provider's pause nor the node's own doubts say anything of the version.
+            RunEnd::RetryAfter(..) | RunEnd::Stopped(StopReason::Fenced, _) => return None,
             RunEnd::Retry(_) | RunEnd::Permanent(_) | RunEnd::Stopped(..) => false,
         };
         if self.current != Some(version) {
@@ -90,7 +91,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::event::StopReason;
 
     const A: Digest = Digest::new([0xa; 32]);
     const B: Digest = Digest::new([0xb; 32]);
@@ -104,8 +104,9 @@ mod tests {
         Good(Digest),
         Bad(Digest),
         Pause(Digest),
+        Fenced(Digest),
     }
-    use Step::{Bad, Good, Load, Pause, Rollback, Upgrade};
+    use Step::{Bad, Fenced, Good, Load, Pause, Rollback, Upgrade};
 
     /// After which steps, from 1, which version came back.
     fn comebacks(steps: &[Step]) -> Vec<(usize, Digest)> {
@@ -135,6 +136,7 @@ mod tests {
                 Good(version) => (version, RunEnd::Done { changed: false, text: String::new() }),
                 Bad(version) => (version, bad_ends.next().expect("it cycles")),
                 Pause(version) => (version, RunEnd::RetryAfter(Duration::ZERO, String::new())),
+                Fenced(version) => (version, RunEnd::Stopped(StopReason::Fenced, String::new())),
             };
             if let Some(before) = versions.ended(version, &end) {
                 assert_eq!(versions.current(), Some(before));
@@ -181,6 +183,12 @@ mod tests {
     fn a_providers_pause_counts_for_nothing() {
         let steps = [Load(A), Good(A), Pause(A), Upgrade(B), Bad(B), Pause(B), Pause(B), Bad(B), Bad(B)];
         assert_eq!(comebacks(&steps), [(9, A)]);
+    }
+
+    #[test]
+    fn that_the_node_had_doubts_counts_for_nothing() {
+        let steps = [Load(A), Good(A), Fenced(A), Upgrade(B), Fenced(B), Fenced(B), Fenced(B), Bad(B), Bad(B), Bad(B)];
+        assert_eq!(comebacks(&steps), [(10, A)]);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(crate) enum Trouble {
     SiteHangs,
     /// picored is gone, its web server is not.
     NodeKilled,
+    /// picored stands still, and goes on later where it was.
+    NodePaused,
     /// picored is told to stop.
     NodeLeaves,
     /// picored is gone and started again at once: no trouble to the site.
@@ -42,12 +44,13 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Crashes,
         Self::CutOff,
         Self::SiteStops,
         Self::SiteHangs,
         Self::NodeKilled,
+        Self::NodePaused,
         Self::NodeLeaves,
         Self::NodeRestarts,
     ];
@@ -59,6 +62,7 @@ impl Trouble {
             Self::SiteStops => "loses its web server",
             Self::SiteHangs => "has a web server that hangs",
             Self::NodeKilled => "loses picored",
+            Self::NodePaused => "has picored paused",
             Self::NodeLeaves => "leaves",
             Self::NodeRestarts => "has picored killed and started",
         }
@@ -119,6 +123,7 @@ impl Site {
             Trouble::SiteStops => self.servers[server].web = None,
             Trouble::SiteHangs => self.signal_web(server, Signal::STOP)?,
             Trouble::NodeKilled => self.kill_node(server)?,
+            Trouble::NodePaused => signal(self.cluster.process(server)?.id(), Signal::STOP)?,
             Trouble::NodeLeaves => {
                 let process = self.cluster.process(server)?;
                 signal(process.id(), Signal::TERM)?;
@@ -144,6 +149,7 @@ impl Site {
             Some(Trouble::CutOff) => self.network.plug(number(server), true),
             Some(Trouble::SiteStops) => self.start_web(server),
             Some(Trouble::SiteHangs) => self.signal_web(server, Signal::CONT),
+            Some(Trouble::NodePaused) => signal(self.cluster.process(server)?.id(), Signal::CONT),
             Some(Trouble::NodeKilled | Trouble::NodeLeaves) => self.start_node(server),
             Some(Trouble::NodeRestarts) | None => Ok(()),
         }
@@ -162,7 +168,9 @@ impl Site {
     /// Whether most of those that have not left are still seen when this befalls one more: else nothing is removed.
     pub(crate) fn keeps_quorum(&self, more: Trouble) -> bool {
         let troubles = || self.servers.iter().filter_map(|server| server.trouble).chain([more]);
-        let is_silent = |trouble: &Trouble| matches!(trouble, Trouble::Crashes | Trouble::CutOff | Trouble::NodeKilled);
+        let is_silent = |trouble: &Trouble| {
+            matches!(trouble, Trouble::Crashes | Trouble::CutOff | Trouble::NodeKilled | Trouble::NodePaused)
+        };
         let silent = troubles().filter(is_silent).count();
         let left = troubles().filter(|trouble| *trouble == Trouble::NodeLeaves).count();
         silent * 2 < SERVERS - left
