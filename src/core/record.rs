@@ -207,6 +207,16 @@ impl Records {
         self.get(&member.name).and_then(|record| record.leaving).is_some_and(|left| left >= member.generation)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_node.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_node.is_empty()
+    }
+
     /// All records, by node.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
         self.by_node.values()

@@ -77,6 +77,8 @@ pub struct MemberApp {
 #[derive(Debug, Default)]
 pub struct View {
     members: BTreeMap<NodeName, Member>,
+    /// Who was ever a member here, also of those that are forgotten.
+    seen: BTreeSet<NodeName>,
     claimed: BTreeMap<AppName, BTreeSet<IpAddr>>,
 }
 
@@ -84,6 +86,11 @@ impl View {
     /// All members, by name.
     pub fn members(&self) -> &BTreeMap<NodeName, Member> {
         &self.members
+    }
+
+    /// Whether this node was ever a member here.
+    pub fn has_seen(&self, name: &NodeName) -> bool {
+        self.seen.contains(name)
     }
 
     /// Whether it is known of every application of every active member whether it is up. Where that is not so, the
@@ -161,6 +168,9 @@ impl View {
             }
             events.extend(member_event.clone());
             events.extend(app_events(wall, before, &apps, &fact, member_event.as_ref()));
+            if before.is_none() {
+                self.seen.insert(fact.name.clone());
+            }
             let Fact { address, generation, state, record, .. } = fact;
             let (ready, handlers) = (record.is_some_and(|record| record.ready), record.map(|it| it.handlers.clone()));
             self.members.insert(fact.name.clone(), Member { address, generation, state, apps, ready, handlers });

@@ -76,14 +76,21 @@ impl Truth<'_> {
             && !self.network.excuses(self.now, observer, subject)
     }
 
-    /// Whether `machine` and more than half of the cluster reach each other.
+    /// Whether `machine` and more than half of the cluster reach each other, if need be by way of others.
     fn has_majority(&self, machine: usize) -> bool {
         let known = self.machines.iter().filter(|machine| !machine.leaves).count();
-        let reaches = |other: &usize| {
-            let (to, from) = (self.network.reaches(machine, *other), self.network.reaches(*other, machine));
-            to && from && self.machines[*other].runs()
-        };
-        (0..self.machines.len()).filter(reaches).count() * 2 > known
+        let meet = |a: usize, b: usize| self.network.reaches(a, b) && self.network.reaches(b, a);
+        let mut missing: Vec<usize> =
+            (0..self.machines.len()).filter(|other| *other != machine && self.machines[*other].runs()).collect();
+        let mut found = vec![machine];
+        let mut next = 0;
+        while let Some(&at) = found.get(next) {
+            let (met, rest) = missing.into_iter().partition(|other| meet(at, *other));
+            missing = rest;
+            found.extend::<Vec<_>>(met);
+            next += 1;
+        }
+        found.len() * 2 > known
     }
 }
 

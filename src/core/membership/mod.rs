@@ -26,6 +26,7 @@ use self::doubt::ProbeUnderWay;
 use self::local_health::LocalHealth;
 use self::suspicion::Suspicions;
 pub use self::suspicion::{Accuser, Suspicion, Verdict};
+pub use self::tempo::FORGET_AFTER;
 use self::tempo::{Tempo, config, tempo};
 use crate::broadcast::{Broadcasts, News};
 use crate::config::Profile;

@@ -13,7 +13,7 @@ use crate::config::Profile;
 /// gone.
 pub(super) const MIN_TRANSMISSIONS: u8 = 10;
 /// A member that is down is forgotten after this time.
-const FORGET_AFTER: Duration = Duration::from_secs(72 * 3600);
+pub const FORGET_AFTER: Duration = Duration::from_secs(72 * 3600);
 /// What one profile sets.
 pub(super) struct Tempo {
     pub(super) probe_period: Duration,

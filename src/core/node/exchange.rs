@@ -19,7 +19,7 @@ use crate::config::Seed;
 use crate::defences::Defence;
 use crate::envelope::{self, MAX_DATAGRAM, MAX_FRAME};
 use crate::identity::Identity;
-use crate::membership::own_standing;
+use crate::membership::{FORGET_AFTER, own_standing};
 use crate::message::{Digest, DigestLine, Entry, Message, encoded_len};
 use crate::name::NodeName;
 use crate::route::{Connection, Route};
@@ -80,6 +80,8 @@ pub(super) struct State {
     named: BTreeMap<(String, u16), BTreeSet<SocketAddr>>,
     /// Where members are, or were when this node last ran, as it was kept for the next start.
     remembered: BTreeSet<SocketAddr>,
+    /// Those among the ones that were kept at which nobody was seen since this node started.
+    unseen: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
     /// The seeds whose names are being looked up: a resolver that hangs must not be asked again and again.
     looking_up: BTreeSet<(String, u16)>,
@@ -92,13 +94,16 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(now: Instant, settings: &Settings) -> Self {
+        let remembered: BTreeSet<_> = settings.remembered.iter().copied().take(MAX_REMEMBERED).collect();
+        let unseen = remembered.iter().copied().filter(|address| *address != settings.advertise).collect();
         let mut state = Self {
             started: now,
             joined_at: None,
             is_seedless: true,
             seed_addresses: BTreeSet::new(),
             named: BTreeMap::new(),
-            remembered: settings.remembered.iter().copied().take(MAX_REMEMBERED).collect(),
+            remembered,
+            unseen,
             resolved: None,
             looking_up: BTreeSet::new(),
             greetings: HashMap::new(),
@@ -124,6 +129,19 @@ impl State {
             Seed::Name(name, port) => Some((name.clone(), *port)),
         });
         self.named = names.map(|name| (name, BTreeSet::new())).collect();
+    }
+
+    /// Whether this node started so lately that who was dead then is not forgotten.
+    pub(super) fn is_recent(&self, now: Instant) -> bool {
+        now.since(self.started) < FORGET_AFTER
+    }
+
+    /// How many of those that were there when this node last ran it has not seen since. After [`FORGET_AFTER`] it waits
+    /// for none of them.
+    pub(super) fn count_unseen(&mut self, now: Instant, is_known: impl Fn(&SocketAddr) -> bool) -> usize {
+        let is_recent = self.is_recent(now);
+        self.unseen.retain(|address| is_recent && !is_known(address));
+        self.unseen.len()
     }
 
     /// How many nodes the seeds stand for, this one aside and those at an address that `has_left`. A name that was not
@@ -345,9 +363,11 @@ impl Node {
         if !self.is_joined() || self.leaving.is_some() || self.heal.look_after(now).is_some() {
             return;
         }
-        let active: BTreeSet<_> = self.membership.active().map(|member| member.address).collect();
-        let (known, new) =
-            (active.intersection(&self.exchange.remembered), active.difference(&self.exchange.remembered));
+        // Who is dead may return, and counts meanwhile; so does who was not seen since the start.
+        let there = self.membership.members().filter(|(identity, _)| !self.records.has_left(identity));
+        let there = there.map(|(identity, _)| identity.address).chain(self.exchange.unseen.iter().copied());
+        let there: BTreeSet<_> = there.collect();
+        let (known, new) = (there.intersection(&self.exchange.remembered), there.difference(&self.exchange.remembered));
         let members: BTreeSet<_> = known.chain(new).copied().take(MAX_REMEMBERED).collect();
         if members != self.exchange.remembered {
             self.outputs.push_back(Output::Remember(members.iter().copied().collect()));

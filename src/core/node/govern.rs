@@ -7,14 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt;
+use rand::seq::IndexedRandom;
 
 use super::{Node, Notice};
+use crate::claim::{AppStanding, Claim};
 use crate::config::TwoNode;
 use crate::governor::Conditions;
 use crate::message::Message;
 use crate::name::{AppName, NodeName};
+use crate::record::Record;
 use crate::snapshot::MemberState;
-use crate::time::Instant;
+use crate::time::{Instant, Now};
 
 /// No removal so soon after this node was away from its cluster.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -23,7 +26,7 @@ const SILENT_PROBES: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// How many members the cluster has, dead or alive, by the view and the seeds.
+    /// How many members the cluster has, dead or alive, as far as this node knows.
     known_size: usize,
     /// Since when more members are seen than not, as far as is known.
     majority_since: Option<Instant>,
@@ -39,6 +42,8 @@ pub(super) struct State {
     last_loss: Option<Instant>,
     /// Whether a removal waits for a quorum.
     awaits_quorum: bool,
+    /// When one that others call down, and this node has heard, will have been silent for long enough.
+    silent_at: Option<Instant>,
     /// When members were last asked for a sign of life because of that.
     asked: Option<Instant>,
 }
@@ -51,6 +56,22 @@ impl Node {
             // Of whom nobody knows anything its word does not count either.
             None if self.view.members().contains_key(member) => drop(self.govern.heard.insert(member.clone(), now)),
             None => {}
+        }
+    }
+
+    /// Nothing went on here for a while, and what comes in now may have waited since then: nobody has been heard, and
+    /// others may have acted. So no handler runs before one of them has told what it holds.
+    pub(super) fn note_standstill(&mut self, now: Now) {
+        let silence = self.membership.probe_period() * SILENT_PROBES;
+        if now.at.since(self.seen.at) <= silence || !self.may_run() {
+            return;
+        }
+        self.seen = now;
+        let members: Vec<_> = self.membership.active().map(|member| (member.name.clone(), member.address)).collect();
+        if let Some((name, address)) = members.choose(&mut self.rng) {
+            self.govern.heard.clear();
+            (self.govern.last_heard, self.govern.last_loss) = (None, Some(now.at));
+            self.reunite(now.at, name, Some(*address));
         }
     }
 
@@ -122,8 +143,11 @@ impl Node {
     }
 
     fn count_majority(&mut self, now: Instant) {
-        let (mut seen, mut size, mut suspects, mut left) = (0, 0, 0, BTreeSet::new());
+        let (mut seen, mut size, mut suspects) = (0, 0, 0);
+        let (mut known, mut left) = (BTreeSet::new(), BTreeSet::new());
         for member in self.view.members().values() {
+            known.insert(member.address);
+
             match member.state {
                 MemberState::Alive | MemberState::Degraded => seen += 1,
                 MemberState::Suspect => suspects += 1,
@@ -133,7 +157,8 @@ impl Node {
             size += usize::from(member.state != MemberState::Left);
         }
         let seeds = self.exchange.count_seeds(self.settings.advertise, |address| left.contains(&address));
-        self.govern.known_size = size.max(seeds + 1);
+        let unseen = self.exchange.count_unseen(now, |address| known.contains(address));
+        self.govern.known_size = (size + unseen.max(self.count_hidden(now))).max(seeds + 1);
         self.govern.has_suspects = suspects > 0;
         let has_majority = self.is_majority(seen);
         if has_majority && self.govern.majority_since.is_none() && self.runs_from.is_some() {
@@ -146,10 +171,41 @@ impl Node {
         }
     }
 
+    /// Who is in a part of a split cluster tells newcomers of none that it holds for dead, since it may be wrong; but it
+    /// passes on what those have said of themselves.
+    fn count_hidden(&self, now: Instant) -> usize {
+        if self.records.len() <= self.view.members().len() || !self.exchange.is_recent(now) {
+            return 0;
+        }
+        let hidden = |record: &&Record| record.leaving.is_none() && !self.view.has_seen(&record.node);
+        self.records.iter().filter(hidden).count()
+    }
+
     /// Whether there may be more to the wanted sets than at the last look, though nothing happened.
     pub(super) fn govern_due(&self, now: Instant) -> bool {
-        let is_due = self.governor.poll_timeout().is_some_and(|due| due <= now);
+        let is_due = self.govern_timeout().is_some_and(|due| due <= now);
         is_due || (self.govern.awaits_quorum && self.has_quorum(now))
+    }
+
+    /// When to look at the wanted sets though nothing happened.
+    pub(super) fn govern_timeout(&self) -> Option<Instant> {
+        [self.governor.poll_timeout(), self.govern.silent_at].into_iter().flatten().min()
+    }
+
+    /// How an application stands on its members. A node that was cut off may call those down that were there all the
+    /// time, until they have told it better: who was heard just now is not taken out because of what another says.
+    fn app_claims(&self, now: Instant, app: &AppName, silent_at: &mut Option<Instant>) -> BTreeMap<NodeName, Claim> {
+        let patience = self.membership.shortest_suspicion();
+        let mut claims = self.view.claims(app);
+        for (member, claim) in claims.iter_mut().filter(|(_, claim)| claim.standing == AppStanding::MemberDown) {
+            let heard = self.govern.heard.get(member).filter(|heard| now.since(**heard) < patience);
+            if let Some(heard) = heard {
+                claim.standing = AppStanding::Unknown;
+                let at = *heard + patience;
+                *silent_at = Some(silent_at.map_or(at, |other| other.min(at)));
+            }
+        }
+        claims
     }
 
     /// Members were found to be down.
@@ -165,15 +221,12 @@ impl Node {
         let settled_at = settled_at.map(|from| away_until.map_or(from, |until| until.max(from)));
         let conditions =
             Conditions { now, has_quorum: self.has_quorum(now), settled_at, rules: self.settings.governor };
+        let mut silent_at = None;
         let apps: Vec<_> = self.view.apps().cloned().collect();
-        let view = &self.view;
-        let updates = self.governor.update(
-            &conditions,
-            apps.into_iter().map(|app| {
-                let claims = view.claims(&app);
-                (app, claims)
-            }),
-        );
+        let claims: Vec<_> =
+            apps.into_iter().map(|app| (app.clone(), self.app_claims(now, &app, &mut silent_at))).collect();
+        self.govern.silent_at = silent_at;
+        let updates = self.governor.update(&conditions, claims.into_iter());
         self.govern.awaits_quorum = self.governor.awaits_quorum();
         let mut changed = Vec::new();
         for (app, update) in updates {

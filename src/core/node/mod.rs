@@ -189,6 +189,7 @@ impl Node {
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Now, input: Input) {
+        self.note_standstill(now);
         match input {
             Input::Datagram { from, data } => self.on_datagram(now, from, &data),
             Input::Frame { connection, from, data } => self.on_frame(now, connection, from, &data),
@@ -216,6 +217,7 @@ impl Node {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.note_standstill(now);
         self.membership.handle_timeout(now.at);
         for (app, health) in self.settings.apps.iter().zip(&mut self.health) {
             let number = self.checks_started + 1;
@@ -265,12 +267,8 @@ impl Node {
             .and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         let reconcile = self.books.values().map(|book| book.reconcile_at).min();
-        let timers = [
-            self.timers.next_at(),
-            self.membership.poll_timeout(),
-            self.governor.poll_timeout(),
-            self.maintenance_ends(),
-        ];
+        let timers =
+            [self.timers.next_at(), self.membership.poll_timeout(), self.govern_timeout(), self.maintenance_ends()];
         let own = timers.into_iter().chain([contact, health, self.heal.poll_timeout(), ledger, reconcile]);
         own.flatten().min()
     }

@@ -231,6 +231,9 @@ impl Node {
 
     /// Asks by datagram those that were reached over TCP.
     pub(super) fn look_at_degraded(&mut self) {
+        if self.streams.by_stream.is_empty() {
+            return;
+        }
         let active: BTreeMap<_, _> =
             self.membership.active().map(|member| (&member.name, (member.generation, member.address))).collect();
         let mut gone = Vec::new();

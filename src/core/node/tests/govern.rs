@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::net::{Net, What, node_name, seeds};
-use crate::event::EventKind;
+use crate::event::{EventKind, RunEnd};
 use crate::governor::Hold;
 use crate::node::{ForgetError, Notice};
 
@@ -211,4 +211,47 @@ fn maintenance_of_the_last_one_says_that_it_stays() {
     assert_eq!(net.maintain(0, true, None).unwrap().kept.len(), 1);
     net.run(3000);
     assert_eq!(net.record, names([0]));
+}
+
+#[test]
+fn who_comes_to_a_part_of_the_cluster_does_not_take_it_for_all() {
+    for seed in seeds(10) {
+        let mut net = Net::settled(seed, 6);
+        net.kill(1);
+        net.run(20_000);
+        cut_off(&mut net, &[0, 1, 2], 6);
+        net.run(30_000);
+        net.trace.clear();
+        net.start(1);
+        net.run_until("it is taken in", 30_000, |net| net.sees(1, 0).as_deref() == Some("alive"));
+        net.run(60_000);
+        let runs = net.runs().into_iter().filter(|(_, node, _)| *node < 3).count();
+        assert_eq!(runs, 0, "three of six, whatever the newcomer has heard of");
+    }
+}
+
+#[test]
+fn who_stood_still_does_nothing_before_it_has_heard_what_happened() {
+    for seed in seeds(20) {
+        for sleeper in 0..4 {
+            let mut net = Net::settled(seed, 5);
+            net.kill(4);
+            net.run(20_000);
+            // What waits for it to go on is a retry of what it saw before.
+            net.run_ends.insert(sleeper, RunEnd::Retry("later".into()));
+            net.set_app((sleeper + 1) % 4, false);
+            net.run(20_000);
+            net.run_ends.remove(&sleeper);
+            net.stall(sleeper, 100_000);
+            net.set_app((sleeper + 1) % 4, true);
+            net.start(4);
+            net.run(99_000);
+            net.trace.clear();
+            net.run(60_000);
+            for (at, node, run) in net.runs().into_iter().filter(|(_, node, _)| *node == sleeper) {
+                assert_eq!(super::net::wanted(run).len(), 5, "{node} at {at} writes what was");
+            }
+            assert_eq!(net.record, names(0..5));
+        }
+    }
 }

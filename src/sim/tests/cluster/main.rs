@@ -7,6 +7,7 @@
 
 mod accuracy;
 mod controls;
+mod governor;
 mod healing;
 mod scale;
 mod setting;
