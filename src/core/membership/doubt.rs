@@ -263,9 +263,15 @@ impl Membership {
     /// Notes whose state on foca's list is another than when it was looked at last.
     pub fn note_states(&mut self) {
         let not_alive = self.foca.iter_membership_state().filter(|member| member.state() != State::Alive);
-        let not_alive: Vec<_> = not_alive.cloned().collect();
+        let mut not_alive: Vec<_> = not_alive.cloned().collect();
+        // In order of names, so that those of a large cluster that are long dead cost little.
+        not_alive.sort_unstable_by(|one, other| one.id().name.cmp(&other.id().name));
         let differing = |these: &[Member<Identity>], those: &[Member<Identity>]| {
-            these.iter().filter(|member| !those.contains(member)).map(|member| member.id().name.clone()).collect()
+            let is_among_those = |member: &Member<Identity>| {
+                let at = those.binary_search_by(|other| other.id().name.cmp(&member.id().name));
+                at.is_ok_and(|at| those[at] == *member)
+            };
+            these.iter().filter(|member| !is_among_those(member)).map(|member| member.id().name.clone()).collect()
         };
         for (these, those) in [(&not_alive, &self.not_alive), (&self.not_alive, &not_alive)] {
             self.changes.members.join(Stale::These(differing(these, those)));

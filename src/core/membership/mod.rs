@@ -72,7 +72,7 @@ pub struct Membership {
     token: foca::TimerToken,
     local_health: LocalHealth,
     suspicions: Suspicions,
-    /// Those on foca's list that are suspected or down, as they were seen last.
+    /// Those on foca's list that are suspected or down, as they were seen last, in order of names.
     not_alive: Vec<Member<Identity>>,
     /// Why those are down that are.
     verdicts: BTreeMap<NodeName, Verdict>,
