@@ -203,9 +203,10 @@ impl Node {
         addresses.extend(missing.into_iter().sample(&mut self.rng, MISSING_AT_ONCE));
         addresses.sort_unstable();
         addresses.dedup();
-        if !joined {
-            addresses.extend(self.exchange.remembered.iter().copied().sample(&mut self.rng, MISSING_AT_ONCE));
-        }
+        // Who was there when this node last ran may come after it, and know nothing of it.
+        let unseen = self.exchange.remembered.difference(&active).filter(|address| !addresses.contains(address));
+        let unseen = unseen.copied().sample(&mut self.rng, MISSING_AT_ONCE);
+        addresses.extend(unseen);
         if !joined || self.defences.has(Defence::Greeting) {
             self.greet(now, addresses);
         }
@@ -222,8 +223,11 @@ impl Node {
         }
         if !joined {
             self.compare_while_joining(now);
-            let known = self.exchange.seed_addresses.union(&self.exchange.remembered);
-            self.greet_by_stream(now, known.copied().collect());
+            // Each for itself: many that are long gone must not stand before a seed that is there.
+            let State { seed_addresses, remembered, .. } = &self.exchange;
+            let unseen = remembered.difference(seed_addresses).copied().collect();
+            self.greet_by_stream(now, seed_addresses.iter().copied().collect());
+            self.greet_by_stream(now, unseen);
         }
         let wait = if joined { self.jittered(LOOK_FOR_MISSING) } else { RETRY };
         let wait = self.heal.look_after(now).map_or(wait, |soon| soon.min(wait));
@@ -358,7 +362,8 @@ impl Node {
         self.timers.push(now + wait, Tick::Exchange);
     }
 
-    /// Has the members kept for the next start, if they are others than before. Who has just lost most keeps what it had.
+    /// Has the members kept for the next start, if they are others than before. Who has just lost most keeps what
+    /// it had.
     pub(super) fn remember(&mut self, now: Instant) {
         if !self.is_joined() || self.leaving.is_some() || self.heal.look_after(now).is_some() {
             return;

@@ -2,8 +2,9 @@
 
 use rand::RngExt;
 
-use super::super::Notice;
-use super::net::{Net, What, node_name, seeds, wanted};
+use super::super::{Notice, Settings};
+use super::net::{Net, What, address, node_name, seeds, wanted};
+use crate::config::Seed;
 use crate::event::{EventKind, RunEnd};
 
 /// The members that `by` held for down since the trace began.
@@ -83,5 +84,24 @@ fn who_was_there_before_is_found_when_every_seed_is_gone() {
             net.run(60_000);
             assert!(!found(&net), "by what?");
         }
+    }
+}
+
+#[test]
+fn the_first_node_finds_those_that_were_there_before_when_they_come_later() {
+    for seed in seeds(10) {
+        let mut net = Net::settled(seed, 3);
+        net.run(40_000);
+        (0..3).for_each(|slot| net.kill(slot));
+        assert!(net.remembered[&0].contains(&address(1)));
+        // It has no seeds, and is up long before the others, whose seeds are gone and who remember nobody.
+        let alone = Settings { seeds: Vec::new(), ..net.settings(0) };
+        net.start_as(0, alone);
+        net.run(40_000);
+        assert!(net.remembered[&0].contains(&address(1)), "whom it does not see it still remembers");
+        net.remembered.remove(&1);
+        let other = Settings { seeds: vec![Seed::Address("198.51.100.1:7946".parse().unwrap())], ..net.settings(1) };
+        net.start_as(1, other);
+        net.run_until("they meet", 90_000, |net| net.sees(0, 1).as_deref() == Some("alive"));
     }
 }

@@ -219,3 +219,16 @@ fn a_newcomer_is_known_to_all_at_once() {
         assert!(net.node(30).is_joined() && net.ms() - start <= 200, "{} ms", net.ms() - start);
     }
 }
+
+#[test]
+fn members_that_are_long_gone_do_not_delay_a_start_over_tcp() {
+    for seed in seeds(20) {
+        let mut net = Net::settled(seed, 3);
+        net.kill(2);
+        let gone = (0..crate::node::MAX_REMEMBERED as u16).map(|i| SocketAddr::from(([198, 51, 100, 1], 1000 + i)));
+        net.remembered.insert(2, gone.collect());
+        net.no_datagrams.insert(2);
+        net.start(2);
+        net.run_until("a seed is asked as soon as without them", 5_000, |net| net.node(2).is_joined());
+    }
+}
