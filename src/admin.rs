@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use picored_core::status::{RecordedRequest, Status};
+use picored_core::status::{DeliveryStatus, RecordedRequest, Status};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -32,7 +32,7 @@ use crate::events::Events;
 use crate::memory;
 use crate::metrics::Metrics;
 
-pub use self::commands::{Answer, Change, Command, Commands, Forgotten, Maintained, Refusal, Reloaded};
+pub use self::commands::{Answer, Change, Command, Commands, Forgotten, Maintained, Redelivered, Refusal, Reloaded};
 pub use self::upload::Upload;
 
 /// The socket file's rights: its owner and its group may ask.
@@ -93,7 +93,9 @@ pub struct HandlerRun {
     pub event: String,
     /// The scope's name: the application's, else the handler's.
     pub scope: String,
-    /// What became of the delivery; none of a dry run, which is no delivery.
+    /// The delivery; none of a dry run, which is no delivery.
+    pub delivery: Option<String>,
+    /// What became of it.
     pub outcome: Option<String>,
     /// How the run ended: `done`, `retry`, `retry-after`, `permanent`, or why the host stopped it; none if it did not run.
     pub ended_as: Option<String>,
@@ -105,6 +107,22 @@ pub struct HandlerRun {
     pub run_ms: f64,
     /// What a dry run sent or would have sent, in order; of a real run nothing is recorded.
     pub requests: Vec<RecordedRequest>,
+}
+
+/// The answer to `GET /v1/deliveries`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deliveries {
+    /// Those that run or wait, by handler and scope.
+    pub pending: Vec<DeliveryStatus>,
+    /// Those that were given up, the oldest first.
+    pub dead: Vec<DeliveryStatus>,
+}
+
+impl Deliveries {
+    fn of(status: &Status) -> Self {
+        let dead = status.dead.iter().map(|letter| DeliveryStatus::from(&**letter)).collect();
+        Self { pending: status.deliveries.clone(), dead }
+    }
 }
 
 /// A bound admin socket.

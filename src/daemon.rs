@@ -10,13 +10,12 @@ use anyhow::Context;
 use picored_core::config::{Config, DEFAULT_ADMIN_SOCKET};
 use picored_core::envelope::ClusterKey;
 use picored_core::node::{Node, Settings};
-use picored_core::status::Status;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
 use crate::admin::{self, Commands};
 use crate::check::Prober;
-use crate::driver::{Clock, Driver, Parts, wall};
+use crate::driver::{self, Clock, Driver, Parts, wall};
 use crate::events::Events;
 use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES, Secrets};
 use crate::metrics::{self, Metrics};
@@ -49,6 +48,19 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         secrets,
     })?;
+    // Without it the node still does its work: what is derived from the view needs no disk.
+    let (journal, letters) = match state.journal() {
+        Ok((journal, values)) => {
+            host.keep_state(journal.clone(), &values, handlers);
+            let letters = driver::letters(&journal, &values);
+            (Some(journal), letters)
+        }
+        Err(error) => {
+            let text = "retries, dead letters and what handlers keep last no longer than this process";
+            tracing::error!(target: "picored::store", %error, text, "the journal cannot be used");
+            (None, Vec::new())
+        }
+    };
     let prober = Prober::new(apps, host.tls()).map_err(|errors| {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", errors.join("\n"))
@@ -92,6 +104,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         apps: apps.clone(),
         maintained: state.maintenance(),
         handlers: handlers.clone(),
+        letters,
         random,
     };
     let core = Node::new(clock.now(), settings)?;
@@ -106,7 +119,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     if let Some(advice) = config.advice() {
         tracing::warn!(target: "picored::governor", advice, "two nodes");
     }
-    let (status, readers) = watch::channel(Arc::new(Status::default()));
+    let (status, readers) = watch::channel(Arc::new(core.status()));
     let (sender, commands) = Commands::channel(state.uploads_dir().to_owned(), MAX_COMPONENT_BYTES);
     let events = Events::default();
     let service = Service::from_environment();
@@ -120,6 +133,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         streams,
         host,
         state,
+        journal,
         config,
         config_path,
         prober,

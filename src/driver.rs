@@ -4,6 +4,7 @@
 //! Readers get a snapshot through a watch channel. Made and run by the daemon.
 
 mod handlers;
+mod kept;
 mod manual;
 mod reload;
 mod versions;
@@ -20,13 +21,15 @@ use picored_core::config::{App, Config};
 use picored_core::digest::Digest;
 use picored_core::event::DeliveryId;
 use picored_core::name::HandlerName;
-use picored_core::node::{Input, Node, Output};
+use picored_core::node::{Input, Node, Notice, Output};
 use picored_core::status::Status;
 use picored_core::time::{Instant, Now, Wall};
 use picored_core::versions::Takeover;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as watch_channel};
 
 use self::handlers::Handlers;
+use self::kept::Kept;
+pub use self::kept::letters;
 use self::reload::{Reload, Request};
 use self::versions::{Found, Version};
 use crate::admin::{Answer, Change, Command, Refusal};
@@ -34,6 +37,7 @@ use crate::check::Prober;
 use crate::config_file;
 use crate::events::Events;
 use crate::handler::Host;
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::net::{Socket, Streams};
 use crate::notices;
@@ -103,6 +107,8 @@ pub struct Parts {
     pub host: Host,
     /// Keeps the generation.
     pub state: StateDir,
+    /// Keeps retries and dead letters; none if it cannot be used.
+    pub journal: Option<Journal>,
     /// What the node was made from.
     pub config: Config,
     /// Where that was read, and is read again.
@@ -130,6 +136,7 @@ pub struct Driver {
     socket: Socket,
     streams: Streams,
     state: StateDir,
+    kept: Kept,
     prober: Prober,
     reload: Reload,
     signals: Signals,
@@ -158,6 +165,7 @@ impl Driver {
             streams,
             host,
             state,
+            journal,
             config,
             config_path,
             prober,
@@ -176,6 +184,7 @@ impl Driver {
             socket,
             streams,
             state,
+            kept: Kept::new(journal),
             prober,
             handlers,
             reload: Reload::new(config_path, config),
@@ -223,6 +232,11 @@ impl Driver {
                 Some(report) = self.reports.1.recv() => {
                     let news = self.handlers.take(report);
                     self.tell(news);
+                }
+                Some(number) = self.kept.more() => {
+                    for (notice, time) in self.kept.release(number) {
+                        self.tell_people(&notice, time);
+                    }
                 }
                 Some(command) = self.commands.recv() => self.command(command),
                 () = sleep => {
@@ -315,21 +329,34 @@ impl Driver {
                         tracing::error!(%error, "what is in maintenance cannot be kept for the next start");
                     }
                 }
+                Output::Keep(letter) => self.kept.keep(&letter),
+                Output::Settled(id) => self.kept.settle(&id),
                 Output::Notice(notice) => {
                     news = true;
-                    notices::log(&notice);
-                    self.events.note(&notice, now.wall);
-                    self.answer_asked(&notice);
-                    if let Some(error) = notices::fatal(&notice, &self.node.status()) {
-                        self.ended = Some(Err(error));
+                    if let Some((notice, time)) = self.kept.hold(notice, now.wall) {
+                        self.tell_people(&notice, time);
                     }
                 }
                 Output::Left => self.ended = Some(Ok(())),
             }
         }
+        if self.ended.is_some() {
+            for (notice, time) in self.kept.rest() {
+                self.tell_people(&notice, time);
+            }
+        }
         if news || now.at.since(self.status_at) >= STATUS_AGE {
             self.status_at = now.at;
             self.status.send_replace(Arc::new(self.node.status()));
+        }
+    }
+
+    fn tell_people(&mut self, notice: &Notice, time: Wall) {
+        notices::log(notice);
+        self.events.note(notice, time);
+        self.answer_asked(notice);
+        if let Some(error) = notices::fatal(notice, &self.node.status()) {
+            self.ended = Some(Err(error));
         }
     }
 
@@ -361,6 +388,7 @@ impl Driver {
                 self.run_by_hand(&handler, event, app.as_ref(), dry_run, reply);
             }
             Change::Maintenance { app, on, limit } => self.maintain(app.as_ref(), on, limit, reply),
+            Change::Redeliver { delivery } => self.redeliver(&delivery, reply),
             Change::Forget { member } => self.forget(&member, reply),
             Change::Reload { dry_run } => self.reload(Request { dry_run, reply: Some(reply) }),
             Change::Upgrade { handler, component } => {

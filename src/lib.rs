@@ -14,6 +14,7 @@ pub mod driver;
 pub mod events;
 pub mod handler;
 mod http;
+pub mod journal;
 pub mod log;
 pub mod memory;
 pub mod metrics;

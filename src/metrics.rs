@@ -158,11 +158,13 @@ fn of_status(status: &Status) -> Vec<Box<dyn Collector>> {
     }
     let ready = gauge("picored_handler_ready", "Whether a handler can be run", &["handler"]);
     let pending = gauge("picored_deliveries_pending", "A handler's deliveries that wait or run", &["handler"]);
+    let dead = gauge("picored_deliveries_dead", "A handler's deliveries that were given up and are kept", &["handler"]);
     let outcomes = counter("picored_deliveries_total", "A handler's deliveries by outcome", &["handler", "outcome"]);
     for handler in &status.handlers {
         let name = handler.name.as_str();
         ready.with_label_values(&[name]).set((handler.state == "ready").into());
         pending.with_label_values(&[name]).set(handler.pending.try_into().unwrap_or(i64::MAX));
+        dead.with_label_values(&[name]).set(handler.dead.try_into().unwrap_or(i64::MAX));
         for (outcome, count) in &handler.outcomes {
             outcomes.with_label_values(&[name, outcome.as_str()]).inc_by(*count);
         }
@@ -180,6 +182,7 @@ fn of_status(status: &Status) -> Vec<Box<dyn Collector>> {
         Box::new(apps),
         Box::new(ready),
         Box::new(pending),
+        Box::new(dead),
         Box::new(outcomes),
         Box::new(datagrams),
     ]
@@ -278,9 +281,12 @@ mod tests {
                 state: "ready".into(),
                 outcomes: [("done".into(), 7), ("retry".into(), 2)].into(),
                 pending: 3,
+                dead: 1,
                 ..Default::default()
             }],
             quorum: true,
+            deliveries: Vec::new(),
+            dead: Vec::new(),
             known_size: 3,
             holds: vec![HoldStatus { app: "www".into(), member: "c".into(), reason: "budget".into() }],
             datagrams: [("sent".into(), 40), ("replay".into(), 1)].into(),
@@ -308,6 +314,7 @@ mod tests {
             "picored_apps{app=\"www\",state=\"up\"} 1",
             "picored_deliveries_total{handler=\"d\\\"ns\",outcome=\"done\"} 7",
             "picored_deliveries_pending{handler=\"d\\\"ns\"} 3",
+            "picored_deliveries_dead{handler=\"d\\\"ns\"} 1",
             "picored_datagrams_total{fate=\"sent\"} 40",
             "picored_handler_run_seconds_bucket{handler=\"dns\",le=\"0.001\"} 0",
             "picored_handler_run_seconds_bucket{handler=\"dns\",le=\"0.005\"} 1",

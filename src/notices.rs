@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use picored_core::digest::Digest;
-use picored_core::ledger::{Delivery, Outcome};
+use picored_core::event::{Outcome, RunEnd};
+use picored_core::ledger::Delivery;
 use picored_core::node::Notice;
 use picored_core::record::AppState;
 use picored_core::reload::{Change, Plan};
@@ -127,8 +128,7 @@ pub(crate) fn log(notice: &Notice) {
     }
 }
 
-fn ended(delivery: &Delivery, outcome: Outcome, end: Option<&picored_core::event::RunEnd>, took: Duration) {
-    use picored_core::event::RunEnd;
+fn ended(delivery: &Delivery, outcome: Outcome, end: Option<&RunEnd>, took: Duration) {
     let changed = matches!(end, Some(RunEnd::Done { changed: true, .. }));
     macro_rules! line {
         ($level:ident) => {

@@ -1,6 +1,7 @@
 //! The state directory: what a node must still know after it died.
 //!
-//! It holds the generation's high-water mark, where members were, what is in maintenance, the node's own key, the cache of compiled handlers, and
+//! It holds the generation's high-water mark, where members were, what is in maintenance, the node's own key, the journal
+//! (retries, dead letters, what handlers keep), the cache of compiled handlers, and
 //! the components that were installed over those of the config, and belongs to one daemon at a time. Every file is
 //! replaced whole (written beside, synced, renamed), so a reader finds the old or the new one and never half of one. The daemon opens it first of all, before a packet is sent; `picored check` only
 //! looks. Nothing here decides anything about the cluster.
@@ -19,6 +20,8 @@ use picored_core::name::{AppName, HandlerName};
 use picored_core::node::Maintained;
 use picored_core::time::Wall;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use crate::journal::{Journal, JournalError, Values};
 
 pub use components::{Components, Installed};
 pub use key::{KeyError, create_key_file, encode_key, new_key, read_key};
@@ -76,6 +79,9 @@ pub enum StateError {
     /// The node's key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The system refused.
     #[error("cannot {action} {}: {error}", .path.display())]
     Io {
@@ -282,6 +288,14 @@ impl StateDir {
         let text: String = apps.iter().map(|(app, end)| format!("{app} {}\n", until(end))).collect();
         let path = self.path.join("maintenance");
         replace(&self.path, "maintenance", text.as_bytes()).map_err(failed("write", &path))
+    }
+
+    /// The journal and what it keeps: retries, dead letters, and what handlers keep.
+    ///
+    /// # Errors
+    /// If it is there and cannot be used; then it stays as it is.
+    pub fn journal(&self) -> Result<(Journal, Values), StateError> {
+        Ok(Journal::open(&self.path.join("journal"), &self.node_key()?)?)
     }
 
     /// This node's own key, made on first use and known to nobody else: what vouches for files that the node left to

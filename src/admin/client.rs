@@ -16,7 +16,7 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use picored_core::event::EventKind;
+use picored_core::event::{DeliveryId, EventKind};
 use picored_core::name::{AppName, HandlerName, NodeName};
 use picored_core::status::{HandlerStatus, MemberStatus};
 use serde::de::DeserializeOwned;
@@ -24,7 +24,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::commands::CHANGE_TIME;
-use super::{Forgotten, HandlerChange, HandlerRun, Maintained, NodeStatus, Reloaded};
+use super::{Deliveries, Forgotten, HandlerChange, HandlerRun, Maintained, NodeStatus, Redelivered, Reloaded};
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,6 +105,16 @@ pub async fn rollback(socket: &Path, handler: &HandlerName) -> Result<HandlerCha
 /// `POST /v1/members/NAME/forget`.
 pub async fn forget(socket: &Path, member: &NodeName) -> Result<Forgotten, ClientError> {
     post(socket, format!("/v1/members/{member}/forget"), Vec::new()).await
+}
+
+/// `GET /v1/deliveries`.
+pub async fn deliveries(socket: &Path) -> Result<Deliveries, ClientError> {
+    get(socket, "/v1/deliveries", PATIENCE).await
+}
+
+/// `POST /v1/deliveries/HANDLER/NUMBER/redeliver`: what was given up is in line again.
+pub async fn redeliver(socket: &Path, delivery: &DeliveryId) -> Result<Redelivered, ClientError> {
+    post(socket, format!("/v1/deliveries/{delivery}/redeliver"), Vec::new()).await
 }
 
 /// `POST /v1/maintenance`: what is in maintenance then.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
-use picored_core::event::EventKind;
+use picored_core::event::{DeliveryId, EventKind, NoDeliveryId};
 use picored_core::name::{AppName, HandlerName, NodeName};
 use picored_core::reload::Plan;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,11 @@ pub enum Change {
         /// Whether to record what would be written, and write nothing.
         dry_run: bool,
     },
+    /// Put a delivery that was given up in line again. The answer is a [`Redelivered`].
+    Redeliver {
+        /// Which.
+        delivery: DeliveryId,
+    },
     /// Forget a member that is down. The answer is a [`Forgotten`].
     Forget {
         /// Which.
@@ -85,6 +90,15 @@ pub struct Reloaded {
 pub struct Forgotten {
     /// Who.
     pub member: String,
+}
+
+/// The answer to `POST /v1/deliveries/HANDLER/NUMBER/redeliver`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redelivered {
+    /// What is in line again.
+    pub delivery: String,
+    /// The scope's name: the application's, else the handler's.
+    pub scope: String,
 }
 
 /// An application in maintenance, as `POST /v1/maintenance` answers.
@@ -171,6 +185,12 @@ pub(super) fn handler(name: &str) -> Result<HandlerName, Refusal> {
 /// The member of that name, if there can be one.
 pub(super) fn member(name: &str) -> Result<NodeName, Refusal> {
     NodeName::new(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, format!("no such member: {error}")))
+}
+
+/// The delivery of that name, if there can be one.
+pub(super) fn delivery(handler: &str, number: &str) -> Result<DeliveryId, Refusal> {
+    let id = format!("{handler}/{number}").parse();
+    id.map_err(|error: NoDeliveryId| Refusal::new(StatusCode::NOT_FOUND, error.to_string()))
 }
 
 /// Whether a query has `key`, with or without a value.

@@ -23,7 +23,7 @@ use crate::metrics;
 
 use super::commands::{self, CHANGE_TIME, Change, Refusal};
 use super::follow::Follow;
-use super::{FOLLOWERS, NodeStatus, Sources};
+use super::{Deliveries, FOLLOWERS, NodeStatus, Sources};
 
 /// Room for the head of a request.
 const HEAD_LIMIT: usize = 8 * 1024;
@@ -35,6 +35,8 @@ enum Route {
     Metrics,
     Handlers,
     Events,
+    Deliveries,
+    Redeliver { handler: String, number: String },
     Upgrade(String),
     Rollback(String),
     Run(String),
@@ -55,6 +57,10 @@ impl Route {
             ["", "v1", "members"] => Self::Members,
             ["", "v1", "handlers"] => Self::Handlers,
             ["", "v1", "events"] => Self::Events,
+            ["", "v1", "deliveries"] => Self::Deliveries,
+            ["", "v1", "deliveries", handler, number, "redeliver"] => {
+                Self::Redeliver { handler: handler.to_owned(), number: number.to_owned() }
+            }
             ["", "v1", "handlers", name, "run"] => Self::Run(name.to_owned()),
             ["", "v1", "members", name, "forget"] => Self::Forget(name.to_owned()),
             ["", "v1", "maintenance"] => Self::Maintenance,
@@ -67,8 +73,11 @@ impl Route {
 
     const fn method(&self) -> Method {
         match self {
-            Self::Status | Self::Members | Self::Handlers | Self::Metrics | Self::Events => Method::GET,
-            Self::Upgrade(_)
+            Self::Status | Self::Members | Self::Handlers | Self::Metrics | Self::Events | Self::Deliveries => {
+                Method::GET
+            }
+            Self::Redeliver { .. }
+            | Self::Upgrade(_)
             | Self::Rollback(_)
             | Self::Run(_)
             | Self::Forget(_)
@@ -125,7 +134,8 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let Sources { status, metrics, events, followers, commands } = sources;
     let route = Route::of(request.uri().path()).ok_or_else(|| {
-        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/maintenance, /v1/handlers, /v1/events, /v1/reload, /metrics, \
+        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/maintenance, /v1/handlers, /v1/events, /v1/deliveries, \
+                     /v1/deliveries/HANDLER/NUMBER/redeliver, /v1/reload, /metrics, \
                      and for each handler /v1/handlers/NAME/upgrade, .../rollback and .../run";
         Refusal::new(StatusCode::NOT_FOUND, format!("no such path: there are {paths}"))
     })?;
@@ -151,6 +161,7 @@ async fn answer(
             return Ok(json(StatusCode::OK, &NodeStatus::of_this_process(status)));
         }
         Route::Handlers => return Ok(json(StatusCode::OK, &status.borrow().handlers)),
+        Route::Deliveries => return Ok(json(StatusCode::OK, &Deliveries::of(&status.borrow()))),
         Route::Events if commands::has(query, "follow") => {
             let place = followers.clone().try_acquire_owned().map_err(|_| {
                 let reason = format!("{FOLLOWERS} follow already, and no more may: ask without `follow`");
@@ -180,6 +191,11 @@ async fn answer(
             may_change?;
             commands::no_body(body).await?;
             Change::Rollback { handler: commands::handler(&handler)? }
+        }
+        Route::Redeliver { handler, number } => {
+            may_change?;
+            commands::no_body(body).await?;
+            Change::Redeliver { delivery: commands::delivery(&handler, &number)? }
         }
         Route::Forget(member) => {
             may_change?;

@@ -6,6 +6,7 @@
 mod ask;
 mod check;
 mod completions;
+mod deliveries;
 mod events;
 mod forget;
 mod handler;
@@ -14,6 +15,7 @@ mod keygen;
 mod maintenance;
 mod man;
 mod members;
+mod redeliver;
 mod reload;
 mod run;
 mod sim;
@@ -58,6 +60,8 @@ enum Verb {
     Reload(reload::Args),
     Status(status::Args),
     Events(events::Args),
+    Deliveries(deliveries::Args),
+    Redeliver(redeliver::Args),
     Forget(forget::Args),
     Maintenance(maintenance::Args),
     Handler(handler::Args),
@@ -80,6 +84,8 @@ pub fn main() -> ExitCode {
         Verb::Reload(args) => reload::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
+        Verb::Deliveries(args) => deliveries::run(&args),
+        Verb::Redeliver(args) => redeliver::run(&args),
         Verb::Maintenance(args) => maintenance::run(&args),
         Verb::Forget(args) => forget::run(&args),
         Verb::Handler(args) => handler::run(&args),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::name::{AppName, HandlerName, NodeName};
 use crate::time::Wall;
@@ -75,6 +75,12 @@ impl Serialize for EventKind {
     }
 }
 
+impl<'de> Deserialize<'de> for EventKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
@@ -95,7 +101,8 @@ fn rfc3339<S: Serializer>(wall: &Wall, serializer: S) -> Result<S::Ok, S::Error>
     serializer.serialize_str(&wall.rfc3339())
 }
 
-/// Names one delivery on this node: the handler and a number that only grows while the process lives.
+/// Names one delivery on this node: the handler and a number. Numbers only grow while the process lives, and begin above
+/// those of all deliveries that an earlier process has left.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId {
     /// Who it is for.
@@ -103,6 +110,22 @@ pub struct DeliveryId {
     /// Unique on this node.
     pub number: u64,
 }
+
+impl FromStr for DeliveryId {
+    type Err = NoDeliveryId;
+
+    fn from_str(text: &str) -> Result<Self, NoDeliveryId> {
+        let (handler, number) = text.split_once('/').ok_or(NoDeliveryId)?;
+        // One spelling: no sign, no leading zeros.
+        let number = number.parse().ok().filter(|parsed: &u64| parsed.to_string() == number).ok_or(NoDeliveryId)?;
+        Ok(Self { handler: HandlerName::new(handler).map_err(|_| NoDeliveryId)?, number })
+    }
+}
+
+/// A text that names no delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a delivery is named by its handler and a number, such as dns/12: see `picored deliveries`")]
+pub struct NoDeliveryId;
 
 impl fmt::Display for DeliveryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,6 +170,41 @@ impl RunEnd {
         match self {
             Self::Done { text, .. } => text,
             Self::Retry(text) | Self::RetryAfter(_, text) | Self::Permanent(text) | Self::Stopped(_, text) => text,
+        }
+    }
+}
+
+/// How a delivery, or one try of it, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The handler did it.
+    Done,
+    /// It will be tried again.
+    Retry,
+    /// Given up after [`MAX_ATTEMPTS`](crate::ledger::MAX_ATTEMPTS) tries.
+    Dead,
+    /// The handler says that it cannot be done.
+    Permanent,
+    /// A newer event took its place before it ran.
+    Superseded,
+    /// Another node runs it now.
+    HandedOver,
+    /// A new config has no handler for it: it did not run, or failed and is not tried again.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The outcome's one spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retry => "retry",
+            Self::Dead => "dead",
+            Self::Permanent => "permanent",
+            Self::Superseded => "superseded",
+            Self::HandedOver => "handed-over",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -210,6 +268,10 @@ mod tests {
         words.dedup();
         assert_eq!(words.len(), EventKind::ALL.len());
         assert!(EventKind::ALL.iter().all(|kind| kind.as_str().parse() == Ok(*kind)));
+        for wrong in ["dns", "dns/", "/1", "dns/01", "dns/+1", "dns/1/2", "d s/1"] {
+            assert_eq!(wrong.parse::<DeliveryId>(), Err(NoDeliveryId), "{wrong}");
+        }
+        assert_eq!("dns/12".parse::<DeliveryId>().unwrap().to_string(), "dns/12");
         assert!("app-*".parse::<EventKind>().unwrap_err().to_string().contains("app-down"));
     }
 }

@@ -4,16 +4,19 @@
 //! handler: two runs that write one record would be a race. Behind what runs waits at most one other: every run writes the whole
 //! wanted state, so that a newer event makes an older one that still waits superfluous (its outcome is `superseded`).
 //! What fails is tried again with exponential backoff and jitter, or when the handler said, [`MAX_ATTEMPTS`] times in all.
-//! What a new config has no place for any more ends as `cancelled`, but a run goes on to its end.
+//! What a new config has no place for any more ends as `cancelled`, but a run goes on to its end. What is given up stays
+//! as a dead letter for a while, the newest [`DEAD_LETTERS`] of each handler.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
 
-use crate::event::{DeliveryId, Event, EventKind, RunEnd};
+use crate::event::{DeliveryId, Event, EventKind, Outcome, RunEnd};
+use crate::letter::{LastEnd, Letter};
 use crate::name::{AppName, HandlerName};
-use crate::time::Instant;
+use crate::time::{Instant, Now, Wall};
 
 /// After so many tries a delivery is given up. The next event, or the periodic `reconcile`, begins anew.
 pub const MAX_ATTEMPTS: u32 = 10;
@@ -21,6 +24,10 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// A handler may ask for a pause, but not for one without end.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// So many of each handler are kept of those that were given up, the newest.
+pub const DEAD_LETTERS: usize = 32;
+/// Nor are they kept for longer than this.
+pub const DEAD_LETTER_AGE: Duration = Duration::from_secs(72 * 3600);
 
 /// Where order holds: deliveries of one scope of one handler never overlap.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,40 +58,9 @@ pub struct Delivery {
     pub attempt: u32,
     /// When the event came, or the retry fell due.
     pub since: Instant,
-}
-
-/// How a delivery, or one try of it, ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// The handler did it.
-    Done,
-    /// It will be tried again.
-    Retry,
-    /// Given up after [`MAX_ATTEMPTS`] tries.
-    Dead,
-    /// The handler says that it cannot be done.
-    Permanent,
-    /// A newer event took its place before it ran.
-    Superseded,
-    /// Another node runs it now.
-    HandedOver,
-    /// A new config has no handler for it: it did not run, or failed and is not tried again.
-    Cancelled,
-}
-
-impl Outcome {
-    /// The outcome's one spelling.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Retry => "retry",
-            Self::Dead => "dead",
-            Self::Permanent => "permanent",
-            Self::Superseded => "superseded",
-            Self::HandedOver => "handed-over",
-            Self::Cancelled => "cancelled",
-        }
-    }
+    /// How the try before ended, or that of the delivery whose place it took. A delivery that has one is kept on the disk:
+    /// what was promised to be tried again must not go with what takes its place.
+    pub last: Option<Box<LastEnd>>,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +78,17 @@ struct Line {
 pub struct Ledger {
     lines: BTreeMap<ScopeKey, Line>,
     next_number: u64,
+    /// In the order in which they were given up.
+    dead: Vec<Arc<Letter>>,
+}
+
+/// A delivery that runs or waits.
+#[derive(Debug)]
+pub enum Pending<'l> {
+    /// It runs.
+    Running(&'l Delivery),
+    /// It runs when it is due then, and its line is free.
+    Waiting(&'l Delivery, Instant),
 }
 
 impl Ledger {
@@ -126,15 +113,30 @@ impl Ledger {
     fn put(&mut self, now: Instant, due: Instant, key: ScopeKey, event: Event) -> (DeliveryId, Option<Delivery>) {
         self.next_number += 1;
         let id = DeliveryId { handler: key.handler.clone(), number: self.next_number };
-        let delivery = Delivery { id: id.clone(), key: key.clone(), event, attempt: 1, since: now };
-        let line = self.lines.entry(key).or_default();
-        (id, line.waiting.replace((due, delivery)).map(|(_, old)| old))
+        let line = self.lines.entry(key.clone()).or_default();
+        let before = line.waiting.take().map(|(_, before)| before);
+        let last = before.as_ref().and_then(|before| before.last.clone());
+        line.waiting = Some((due, Delivery { id: id.clone(), key, event, attempt: 1, since: now, last }));
+        (id, before)
     }
 
     /// How many deliveries of `handler` run or wait.
     pub fn pending(&self, handler: &HandlerName) -> usize {
         let lines = self.lines.iter().filter(|(key, _)| key.handler == *handler).map(|(_, line)| line);
         lines.map(|line| usize::from(line.running.is_some()) + usize::from(line.waiting.is_some())).sum()
+    }
+
+    /// All that runs or waits, by scope.
+    pub fn all_pending(&self) -> impl Iterator<Item = Pending<'_>> {
+        self.lines.values().flat_map(|line| {
+            let waiting = line.waiting.as_ref().map(|(due, delivery)| Pending::Waiting(delivery, *due));
+            line.running.as_ref().map(Pending::Running).into_iter().chain(waiting)
+        })
+    }
+
+    /// What waits in a line.
+    pub fn waiting(&self, key: &ScopeKey) -> Option<&Delivery> {
+        self.lines.get(key)?.waiting.as_ref().map(|(_, delivery)| delivery)
     }
 
     /// When the next delivery falls due that could start.
@@ -212,6 +214,100 @@ impl Ledger {
         }
         Some((delivery, outcome))
     }
+
+    /// What the disk shall keep of the delivery that waits in a line for another try.
+    pub fn letter(&self, now: Now, key: &ScopeKey) -> Option<Letter> {
+        let line = self.lines.get(key)?;
+        let (due, delivery) = line.waiting.as_ref()?;
+        let last = LastEnd::clone(delivery.last.as_ref()?);
+        let time = now.wall.after(due.since(now.at));
+        let paused = line.paused_until >= *due && *due > now.at;
+        Some(Letter { time, paused, ..letter(delivery, Outcome::Retry, last) })
+    }
+
+    /// Keeps what was given up as a dead letter: as what, and how its last try ended. What goes for it comes along.
+    pub fn bury(
+        &mut self,
+        now: Wall,
+        delivery: &Delivery,
+        outcome: Outcome,
+        end: &RunEnd,
+    ) -> (Arc<Letter>, Option<DeliveryId>) {
+        let letter = Arc::new(Letter { time: now, ..letter(delivery, outcome, LastEnd::new(end)) });
+        self.dead.push(letter.clone());
+        let of_handler = |letter: &Arc<Letter>| letter.handler == delivery.key.handler;
+        let is_full = self.dead.iter().filter(|letter| of_handler(letter)).count() > DEAD_LETTERS;
+        let oldest = self.dead.iter().position(of_handler).filter(|_| is_full);
+        (letter, oldest.map(|oldest| self.dead.remove(oldest).id()))
+    }
+
+    /// Forgets the dead letters that are too old, and names them.
+    pub fn expire(&mut self, now: Wall) -> Vec<DeliveryId> {
+        let is_old = |letter: &mut Arc<Letter>| now.since(letter.time) >= DEAD_LETTER_AGE;
+        self.dead.extract_if(.., is_old).map(|letter| letter.id()).collect()
+    }
+
+    /// What was given up, the oldest first.
+    pub fn dead(&self) -> &[Arc<Letter>] {
+        &self.dead
+    }
+
+    /// Puts a dead letter in line again, with all its tries, and due at once. Only where nothing waits already: that would
+    /// be newer.
+    pub fn redeliver(&mut self, now: Instant, id: &DeliveryId) -> Option<ScopeKey> {
+        let place = self.dead.iter().position(|letter| letter.id() == *id)?;
+        let delivery = Delivery { attempt: 1, ..delivery(now, &self.dead[place]) };
+        let key = delivery.key.clone();
+        let line = self.lines.entry(key.clone()).or_default();
+        if line.waiting.is_some() {
+            return None;
+        }
+        line.waiting = Some((now, delivery));
+        self.dead.remove(place);
+        Some(key)
+    }
+
+    /// Takes in what an earlier life of this node has left. A retry waits for its time again, and what waited in its place
+    /// is given back. The time of day says when: it may be set, so a retry waits no longer than any pause lasts.
+    pub fn restore(&mut self, now: Now, letter: Letter) -> Option<Delivery> {
+        self.next_number = self.next_number.max(letter.number);
+        if letter.outcome != Outcome::Retry {
+            self.dead.push(Arc::new(letter));
+            return None;
+        }
+        let due = now.at + letter.time.since(now.wall).min(MAX_RETRY_AFTER);
+        let delivery = delivery(now.at, &letter);
+        let line = self.lines.entry(delivery.key.clone()).or_default();
+        if letter.paused {
+            line.paused_until = due;
+        }
+        line.waiting.replace((due, delivery)).map(|(_, old)| old)
+    }
+}
+
+fn letter(delivery: &Delivery, outcome: Outcome, last: LastEnd) -> Letter {
+    let Delivery { id, event, attempt, .. } = delivery;
+    Letter {
+        handler: id.handler.clone(),
+        number: id.number,
+        event: event.kind,
+        event_id: event.id.clone(),
+        app: delivery.key.app.clone(),
+        member: event.member.clone(),
+        happened: event.time,
+        attempt: *attempt,
+        time: Wall::default(),
+        paused: false,
+        outcome,
+        last,
+    }
+}
+
+/// The delivery that a letter was written of.
+pub fn delivery(since: Instant, letter: &Letter) -> Delivery {
+    let key = ScopeKey { handler: letter.handler.clone(), app: letter.app.clone() };
+    let (attempt, last) = (letter.attempt, Some(Box::new(letter.last.clone())));
+    Delivery { id: letter.id(), key, event: letter.to_event(), attempt, since, last }
 }
 
 impl Line {
@@ -227,8 +323,9 @@ impl Line {
             }
             RunEnd::Retry(_) | RunEnd::Stopped(..) => backoff(delivery.attempt).mul_f64(rng.random_range(0.8..=1.2)),
         };
-        if let Some((due, _)) = &mut self.waiting {
+        if let Some((due, newer)) = &mut self.waiting {
             *due = Instant::max(*due, self.paused_until);
+            newer.last = Some(Box::new(LastEnd::new(end)));
             return Outcome::Superseded;
         }
         if self.is_last_try {
@@ -237,7 +334,8 @@ impl Line {
         if delivery.attempt >= MAX_ATTEMPTS {
             return Outcome::Dead;
         }
-        self.waiting = Some((now + wait, Delivery { attempt: delivery.attempt + 1, ..delivery.clone() }));
+        let (attempt, last) = (delivery.attempt + 1, Some(Box::new(LastEnd::new(end))));
+        self.waiting = Some((now + wait, Delivery { attempt, last, ..delivery.clone() }));
         Outcome::Retry
     }
 }
@@ -247,227 +345,4 @@ fn backoff(attempt: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::StopReason;
-    use crate::time::Wall;
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-
-    fn key(scope: &str) -> ScopeKey {
-        ScopeKey { handler: HandlerName::new("dns").unwrap(), app: Some(AppName::new(scope).unwrap()) }
-    }
-    fn event(kind: EventKind, id: &str) -> Event {
-        Event { id: id.into(), kind, app: None, member: None, time: Wall(0) }
-    }
-    fn at(ms: u64) -> Instant {
-        Instant::from_origin(Duration::from_millis(ms))
-    }
-    fn done() -> RunEnd {
-        RunEnd::Done { changed: true, text: String::new() }
-    }
-    fn rng() -> StdRng {
-        StdRng::seed_from_u64(1)
-    }
-    fn offer(ledger: &mut Ledger, ms: u64, scope: &str, id: &str) -> Option<String> {
-        ledger.offer(at(ms), key(scope), event(EventKind::AppDown, id)).map(|old| old.event.id)
-    }
-
-    #[test]
-    fn nothing_stands_between_an_event_and_its_start() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 5, "www", "e1");
-        assert_eq!(ledger.poll_timeout(), Some(at(5)));
-        assert_eq!(ledger.start(at(5)).unwrap().event.id, "e1");
-    }
-
-    #[test]
-    fn a_scope_never_runs_twice_at_once_and_others_do_not_wait() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let first = ledger.start(at(0)).unwrap();
-        offer(&mut ledger, 1, "www", "e2");
-        assert_eq!(ledger.start(at(1)), None);
-        assert_eq!(ledger.poll_timeout(), None, "nothing can start before the run ends");
-        offer(&mut ledger, 1, "api", "e3");
-        assert_eq!(ledger.start(at(1)).unwrap().event.id, "e3");
-        assert_eq!(ledger.finish(at(2), &first.id, &done(), &mut rng()).unwrap().1, Outcome::Done);
-        assert_eq!(ledger.start(at(2)).unwrap().event.id, "e2");
-    }
-
-    #[test]
-    fn what_concerns_no_application_overlaps_with_nothing_of_its_handler() {
-        let mut ledger = Ledger::default();
-        let own = ScopeKey { app: None, ..key("www") };
-        ledger.offer(at(0), own.clone(), event(EventKind::MemberUp, "e1"));
-        let running = ledger.start(at(0)).unwrap();
-        offer(&mut ledger, 1, "www", "e2");
-        assert_eq!((ledger.start(at(1)), ledger.poll_timeout()), (None, None));
-        ledger.finish(at(2), &running.id, &done(), &mut rng()).unwrap();
-        assert_eq!(ledger.start(at(2)).unwrap().event.id, "e2");
-        ledger.offer(at(3), own, event(EventKind::MemberUp, "e3"));
-        assert_eq!(ledger.start(at(3)), None);
-    }
-
-    #[test]
-    fn newer_supersedes_what_waits_and_every_delivery_ends_once() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let running = ledger.start(at(0)).unwrap();
-        assert_eq!(offer(&mut ledger, 1, "www", "e2"), None);
-        assert_eq!(offer(&mut ledger, 2, "www", "e3"), Some("e2".into()));
-        ledger.finish(at(3), &running.id, &done(), &mut rng()).unwrap();
-        assert_eq!(ledger.finish(at(3), &running.id, &done(), &mut rng()), None, "once");
-        assert_eq!(ledger.start(at(3)).unwrap().event.id, "e3");
-    }
-
-    #[test]
-    fn reconcile_adds_nothing_to_what_waits() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        assert_eq!(ledger.offer(at(0), key("www"), event(EventKind::Reconcile, "r")), None);
-        assert_eq!(ledger.start(at(0)).unwrap().event.id, "e1");
-        assert_eq!(ledger.pending(&key("www").handler), 1);
-    }
-
-    #[test]
-    fn failures_back_off_up_to_a_minute_and_end_dead() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let (mut now, mut waits) = (at(0), Vec::new());
-        for attempt in 1..=MAX_ATTEMPTS {
-            let run = ledger.start(now).unwrap();
-            assert_eq!(run.attempt, attempt);
-            let end = RunEnd::Stopped(StopReason::Trap, "unreachable".into());
-            let (_, outcome) = ledger.finish(now, &run.id, &end, &mut rng()).unwrap();
-            if attempt == MAX_ATTEMPTS {
-                assert_eq!(outcome, Outcome::Dead);
-                break;
-            }
-            assert_eq!(outcome, Outcome::Retry);
-            let due = ledger.poll_timeout().unwrap();
-            assert_eq!(ledger.start(now), None, "not before its time");
-            waits.push(due.since(now).as_secs_f64());
-            now = due;
-        }
-        for (i, wait) in waits.iter().enumerate() {
-            let ideal = f64::min(60.0, f64::from(1 << i));
-            assert!((ideal * 0.79..ideal * 1.21).contains(wait), "{waits:?}");
-        }
-        assert_eq!(ledger.pending(&key("www").handler), 0);
-    }
-
-    #[test]
-    fn a_pause_that_was_asked_for_holds_for_newer_events_too() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let run = ledger.start(at(0)).unwrap();
-        let end = RunEnd::RetryAfter(Duration::from_secs(30), "429".into());
-        assert_eq!(ledger.finish(at(0), &run.id, &end, &mut rng()).unwrap().1, Outcome::Retry);
-        assert_eq!(offer(&mut ledger, 1000, "www", "e2"), Some("e1".into()));
-        assert_eq!(ledger.poll_timeout(), Some(at(30_000)));
-        let second = ledger.start(at(30_000)).unwrap();
-        assert_eq!((second.event.id.as_str(), second.attempt), ("e2", 1));
-    }
-
-    #[test]
-    fn a_pause_asked_for_while_another_waits_holds_that_one() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let run = ledger.start(at(0)).unwrap();
-        offer(&mut ledger, 1, "www", "e2");
-        let end = RunEnd::RetryAfter(Duration::MAX, "never".into());
-        assert_eq!(ledger.finish(at(2), &run.id, &end, &mut rng()).unwrap().1, Outcome::Superseded);
-        assert_eq!(ledger.poll_timeout(), Some(at(2) + MAX_RETRY_AFTER));
-    }
-
-    #[test]
-    fn a_newer_event_does_not_wait_for_a_retry() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let run = ledger.start(at(0)).unwrap();
-        ledger.finish(at(0), &run.id, &RunEnd::Retry("refused".into()), &mut rng()).unwrap();
-        assert_eq!(offer(&mut ledger, 10, "www", "e2"), Some("e1".into()));
-        assert_eq!(ledger.start(at(10)).unwrap().event.id, "e2");
-    }
-
-    #[test]
-    fn what_somebody_waits_to_see_run_heeds_the_line_and_no_pause() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let run = ledger.start(at(0)).unwrap();
-        let asked =
-            |ledger: &mut Ledger, ms| ledger.offer_at_once(at(ms), key("www"), event(EventKind::Reconcile, "m"));
-        let (first, nothing) = asked(&mut ledger, 1);
-        assert_eq!((nothing, ledger.start(at(1))), (None, None), "the line is taken");
-        let wait = RunEnd::RetryAfter(Duration::from_secs(100), "busy".into());
-        assert_eq!(ledger.finish(at(2), &run.id, &wait, &mut rng()).unwrap().1, Outcome::Superseded);
-        let (second, before) = asked(&mut ledger, 3);
-        assert_eq!(before.unwrap().id, first, "its outcome is known");
-        assert_eq!(ledger.start(at(3)).unwrap().id, second);
-        assert_eq!(ledger.start(at(4)), None);
-    }
-
-    #[test]
-    fn permanent_is_not_tried_again() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let run = ledger.start(at(0)).unwrap();
-        let end = RunEnd::Permanent("no such zone".into());
-        assert_eq!(ledger.finish(at(0), &run.id, &end, &mut rng()).unwrap().1, Outcome::Permanent);
-        assert!(ledger.pending(&key("www").handler) == 0 && ledger.poll_timeout().is_none());
-    }
-    #[test]
-    fn what_waits_for_a_handler_that_goes_is_cancelled_and_what_runs_ends_by_itself() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let run = ledger.start(at(0)).unwrap();
-        offer(&mut ledger, 1, "www", "e2");
-        offer(&mut ledger, 1, "api", "e3");
-        let gone: Vec<_> = ledger.cancel(|_| true).into_iter().map(|delivery| delivery.event.id).collect();
-        assert_eq!(gone, ["e3", "e2"], "in the order of their scopes");
-        assert_eq!((ledger.pending(&key("www").handler), ledger.poll_timeout()), (1, None));
-        assert_eq!(ledger.finish(at(2), &run.id, &done(), &mut rng()).unwrap().1, Outcome::Done);
-        assert_eq!(ledger.finish(at(2), &run.id, &done(), &mut rng()), None, "once");
-    }
-
-    #[test]
-    fn a_handler_that_goes_is_not_tried_again_and_one_that_returns_waits_for_its_last_run() {
-        let mut ledger = Ledger::default();
-        offer(&mut ledger, 0, "www", "e1");
-        let run = ledger.start(at(0)).unwrap();
-        assert_eq!(ledger.cancel(|key| key.app.is_some()), []);
-        assert_eq!(
-            ledger.finish(at(1), &run.id, &RunEnd::Retry("no".into()), &mut rng()).unwrap().1,
-            Outcome::Cancelled
-        );
-        assert_eq!(ledger.poll_timeout(), None);
-
-        offer(&mut ledger, 2, "www", "e2");
-        let run = ledger.start(at(2)).unwrap();
-        ledger.cancel(|_| true);
-        offer(&mut ledger, 3, "www", "e3");
-        assert_eq!(ledger.start(at(3)), None, "two runs that write one record would be a race");
-        let failed = RunEnd::Retry("no".into());
-        assert_eq!(ledger.finish(at(4), &run.id, &failed, &mut rng()).unwrap().1, Outcome::Superseded);
-        let next = ledger.start(at(4)).unwrap();
-        assert_eq!(ledger.finish(at(5), &next.id, &failed, &mut rng()).unwrap().1, Outcome::Retry, "tried as ever");
-    }
-
-    #[test]
-    fn a_new_config_is_tried_at_once_unless_a_pause_was_asked_for() {
-        let mut ledger = Ledger::default();
-        let ends =
-            [("www", RunEnd::Retry("no".into())), ("api", RunEnd::RetryAfter(Duration::from_secs(30), "429".into()))];
-        for (scope, end) in ends {
-            offer(&mut ledger, 0, scope, scope);
-            let run = ledger.start(at(0)).unwrap();
-            ledger.finish(at(0), &run.id, &end, &mut rng()).unwrap();
-        }
-        assert_eq!(ledger.start(at(10)), None);
-        ledger.hurry(at(10), &key("www").handler);
-        let run = ledger.start(at(10)).unwrap();
-        assert_eq!((run.event.id.as_str(), run.attempt), ("www", 2));
-        assert_eq!(ledger.poll_timeout(), Some(at(30_000)));
-    }
-}
+mod tests;

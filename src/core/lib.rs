@@ -23,6 +23,7 @@ pub mod governor;
 pub mod health;
 pub mod identity;
 pub mod ledger;
+pub mod letter;
 pub mod membership;
 pub mod message;
 pub mod name;

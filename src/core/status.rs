@@ -4,8 +4,11 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::letter::{LastEnd, Letter};
 
 /// The whole answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +34,54 @@ pub struct Status {
     pub handlers: Vec<HandlerStatus>,
     /// Datagrams and frames by fate: `sent`, `accepted`, and a name for each reason of refusal.
     pub datagrams: std::collections::BTreeMap<String, u64>,
+    /// What runs or waits, by handler and scope; an answer of its own.
+    #[serde(skip)]
+    pub deliveries: Vec<DeliveryStatus>,
+    /// What was given up, the oldest first; an answer of its own.
+    #[serde(skip)]
+    pub dead: Vec<Arc<Letter>>,
+}
+
+/// One delivery that runs, waits or was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryStatus {
+    /// Its name.
+    pub delivery: String,
+    /// For which handler.
+    pub handler: String,
+    /// The scope's name: the application's, else the handler's.
+    pub scope: String,
+    /// The event's kind.
+    pub event: String,
+    /// The event's id.
+    pub event_id: String,
+    /// The member that it is about.
+    pub member: Option<String>,
+    /// `running` or `waiting`; of one that was given up, `dead` or `permanent`.
+    pub state: String,
+    /// The try that runs or comes next; of one that was given up, the last that was made. From 1.
+    pub attempt: u32,
+    /// Since when it runs or when it is due, or when it was given up: RFC 3339, UTC.
+    pub time: String,
+    /// How the try before ended.
+    pub last: Option<LastEnd>,
+}
+
+impl From<&Letter> for DeliveryStatus {
+    fn from(letter: &Letter) -> Self {
+        Self {
+            delivery: letter.id().to_string(),
+            handler: letter.handler.to_string(),
+            scope: letter.app.as_ref().map_or_else(|| letter.handler.to_string(), ToString::to_string),
+            event: letter.event.to_string(),
+            event_id: letter.event_id.clone(),
+            member: letter.member.as_ref().map(ToString::to_string),
+            state: letter.outcome.as_str().to_owned(),
+            attempt: letter.attempt,
+            time: letter.time.rfc3339(),
+            last: Some(letter.last.clone()),
+        }
+    }
 }
 
 /// One member.
@@ -153,6 +204,12 @@ pub struct HandlerStatus {
     pub mismatches: Vec<MismatchStatus>,
     /// Deliveries that wait or run.
     pub pending: usize,
+    /// Deliveries that were given up and are kept; see `picored deliveries --dead`.
+    #[serde(default)]
+    pub dead: usize,
+    /// How many of those went since the start, as there were more than are kept, or they were too old.
+    #[serde(default)]
+    pub dead_dropped: u64,
     /// Deliveries that ended, by outcome.
     pub outcomes: std::collections::BTreeMap<String, u64>,
     /// How the last run ended.

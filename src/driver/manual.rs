@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use picored_core::event::{EventKind, RunEnd};
+use picored_core::event::{DeliveryId, EventKind, RunEnd};
 use picored_core::name::{AppName, HandlerName, NodeName};
 use picored_core::node::{Maintenance, ManualError, Notice};
 use tokio::sync::oneshot;
@@ -32,6 +32,14 @@ impl Driver {
             // Who asked may have gone.
             Err(error) => drop(reply.send(Err(not_run(&error)))),
         }
+    }
+
+    /// Puts a delivery that was given up in line again. The disk keeps it meanwhile, so the answer waits for nothing.
+    pub(super) fn redeliver(&mut self, delivery: &DeliveryId, reply: oneshot::Sender<Answer>) {
+        let done = self.node.redeliver(self.clock.now(), delivery);
+        let done =
+            done.map(|key| json(&admin::Redelivered { delivery: delivery.to_string(), scope: key.scope().to_owned() }));
+        let _ = reply.send(done.map_err(|error| not_run(&error)));
     }
 
     /// Has a member that is down forgotten.
@@ -70,6 +78,7 @@ impl Driver {
             handler: delivery.key.handler.to_string(),
             event: delivery.event.kind.to_string(),
             scope: delivery.key.scope().to_owned(),
+            delivery: Some(delivery.id.to_string()),
             outcome: Some(outcome.as_str().to_owned()),
             ..run_end(end.as_ref(), *took)
         };
@@ -115,7 +124,7 @@ impl Driver {
 
 fn not_run(error: &ManualError) -> Refusal {
     let code = match error {
-        ManualError::NoHandler(_) | ManualError::NoApp(..) => StatusCode::NOT_FOUND,
+        ManualError::NoHandler(_) | ManualError::NoApp(..) | ManualError::NotDead(_) => StatusCode::NOT_FOUND,
         ManualError::WhichApp(_) => StatusCode::BAD_REQUEST,
         _ => StatusCode::CONFLICT,
     };

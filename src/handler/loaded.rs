@@ -111,7 +111,7 @@ impl Loaded {
         // They are the handler's, whatever its version: runs of the one before may still use them.
         let (keyvalue, lookups) = match before {
             Some(before) => (before.keyvalue.clone(), before.lookups.clone()),
-            None => (Arc::default(), Arc::new(Semaphore::new(host.limits.http.lookups))),
+            None => (host.kept(&handler.name), Arc::new(Semaphore::new(host.limits.http.lookups))),
         };
         Ok(Arc::new(Self {
             host,
@@ -238,7 +238,7 @@ impl Loaded {
         Ok(match ended? {
             Ok(outcome) => {
                 if !is_dry {
-                    self.keyvalue.commit(state.authority.keyvalue);
+                    self.keyvalue.commit(state.authority.keyvalue).await;
                 }
                 RunEnd::Done { changed: outcome.changed, text: line(&outcome.text) }
             }

@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use picored_core::config::{Handler, Source};
 use picored_core::digest::Digest;
+use picored_core::name::HandlerName;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -45,7 +46,9 @@ pub use self::secrets::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretError, Secrets
 
 use self::cache::Cache;
 use self::engine::Ticker;
+use self::keyvalue::{Kept, Shelf};
 use self::store::State;
+use crate::journal::{Journal, Values};
 use crate::metrics::Metrics;
 use crate::tls::Tls;
 
@@ -197,9 +200,17 @@ struct Shared {
     mapped: AtomicUsize,
     /// Whether runs may send anything.
     may_act: Arc<AtomicBool>,
+    /// What handlers keep, where that outlives the process.
+    shelf: Mutex<Option<Shelf>>,
 }
 
 impl Shared {
+    /// What the runs of this handler have left; where nothing outlives the process, nothing.
+    fn kept(&self, handler: &HandlerName) -> Arc<Kept> {
+        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        shelf.as_mut().map(|shelf| shelf.of(handler)).unwrap_or_default()
+    }
+
     fn secrets(&self) -> Arc<Secrets> {
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -231,8 +242,16 @@ impl Host {
                 tls,
                 mapped,
                 may_act: Arc::new(AtomicBool::new(true)),
+                shelf: Mutex::default(),
             }),
         })
+    }
+
+    /// Has what handlers keep outlive the process: `values` is what `journal` held when it was opened. To be called before
+    /// any handler is loaded, in a tokio runtime. What it holds of handlers other than `handlers` is forgotten.
+    pub fn keep_state(&self, journal: Journal, values: &Values, handlers: &[Handler]) {
+        let shelf = Shelf::new(journal, values, handlers.iter().map(|handler| &handler.name));
+        *self.shared.shelf.lock().unwrap_or_else(PoisonError::into_inner) = Some(shelf);
     }
 
     /// The TLS that its handlers use, for who speaks it beside them.

@@ -363,7 +363,7 @@ impl Simulation {
                 *durable = generation.max(*durable);
             }
             // No operator is simulated.
-            Output::Maintain(_) => {}
+            Output::Maintain(_) | Output::Keep(_) | Output::Settled(_) => {}
             Output::Remember(members) => self.machines[machine].remembered = members,
             Output::Load(handler) => {
                 let version = Digest::new([1; 32]);

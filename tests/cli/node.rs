@@ -114,6 +114,8 @@ pub(crate) fn status() -> Status {
             run_on: "one".into(),
             mismatches: vec![MismatchStatus { node: "web2".into(), differs: "config".into() }],
             pending: 1,
+            dead: 2,
+            dead_dropped: 0,
             outcomes: BTreeMap::from([("done".into(), 3), ("retry".into(), 1)]),
             missing: vec![MissingAsk {
                 ask: "http PATCH {api}/zones".into(),
@@ -122,6 +124,8 @@ pub(crate) fn status() -> Status {
             last: Some(last),
         }],
         quorum: true,
+        deliveries: Vec::new(),
+        dead: Vec::new(),
         known_size: 3,
         holds: vec![HoldStatus { app: "www".into(), member: "web2".into(), reason: "budget".into() }],
         datagrams: BTreeMap::from([("accepted".into(), 10), ("sent".into(), 12)]),

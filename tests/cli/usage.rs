@@ -19,6 +19,8 @@ fn help_names_the_verbs_and_each_has_an_example() {
         "reload",
         "status",
         "events",
+        "deliveries",
+        "redeliver",
         "handler",
         "sim",
         "completions",

@@ -7,6 +7,7 @@
 
 mod cache;
 mod connections;
+mod durable;
 mod failure;
 mod fence;
 mod handlers;

@@ -19,7 +19,7 @@ use crate::log::printable;
 /// OPTIONS) are sent, as what would be written depends on them; all others are printed instead, and the handler is told
 /// that they succeeded (204, without a body). What it stores in wasi:keyvalue is dropped.
 ///
-/// With --json: an object with `handler`, `event`, `scope`, `outcome`, `ended_as`, `changed`, `text`, `run_ms` and
+/// With --json: an object with `handler`, `event`, `scope`, `delivery`, `outcome`, `ended_as`, `changed`, `text`, `run_ms` and
 /// `requests`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  picored handler run dns --dry-run\n  picored handler run dns --app www --event \

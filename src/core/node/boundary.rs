@@ -12,9 +12,10 @@ use crate::agreement::Difference;
 use crate::config::{App, GovernorRules, Handler, Profile, Seed, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::{ClusterKey, Refusal};
-use crate::event::{DeliveryId, Event, RunEnd};
+use crate::event::{DeliveryId, Event, Outcome, RunEnd};
 use crate::governor::Hold;
-use crate::ledger::{Delivery, Outcome};
+use crate::ledger::Delivery;
+use crate::letter::Letter;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::record::{AppState, MAX_RECORD};
 use crate::route::Connection;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub maintained: BTreeMap<AppName, Option<Wall>>,
     /// Its handlers.
     pub handlers: Vec<Handler>,
+    /// Deliveries that an earlier life has left: what [`Output::Keep`] said, less what [`Output::Settled`] did.
+    pub letters: Vec<Letter>,
     /// Where all of its randomness comes from.
     pub random: [u8; 32],
 }
@@ -234,6 +237,11 @@ pub enum Output {
     Remember(Vec<SocketAddr>),
     /// Keep these, and nothing else, as in maintenance for the next start.
     Maintain(Vec<Maintained>),
+    /// Keep this for the next start, in the place of what was kept of the same delivery. It is to be on the disk before
+    /// anybody is told of the [`Notice::Ended`] that follows; nothing else waits for that.
+    Keep(Arc<Letter>),
+    /// Keep nothing of this delivery any more, as with [`Output::Keep`].
+    Settled(DeliveryId),
     /// Something that a person may want to know.
     Notice(Notice),
     /// The cluster knows that this node has left: the process may end.

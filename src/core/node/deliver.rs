@@ -14,9 +14,9 @@ use rand::RngExt;
 use super::{Invocation, Node, Notice, Output, Tick};
 use crate::config::Handler;
 use crate::digest::Digest;
-use crate::event::{DeliveryId, Event, EventKind, RunEnd};
+use crate::event::{DeliveryId, Event, EventKind, Outcome, RunEnd};
 use crate::identity::Identity;
-use crate::ledger::{Delivery, Outcome, ScopeKey};
+use crate::ledger::{Delivery, ScopeKey};
 use crate::name::{AppName, HandlerName};
 use crate::plan;
 use crate::record::ShortDigest;
@@ -84,7 +84,7 @@ impl Node {
                     self.notice(Notice::Verdict { member: member.clone(), evidence: Box::new(evidence) });
                 }
                 self.notice(Notice::Event(event.clone()));
-                self.offer(now.at, event);
+                self.offer(now, event);
             }
             if self.is_ready() {
                 self.tell_mismatches();
@@ -127,7 +127,7 @@ impl Node {
         }
     }
 
-    fn offer(&mut self, now: Instant, event: &Event) {
+    fn offer(&mut self, now: Now, event: &Event) {
         for index in 0..self.settings.handlers.len() {
             let handler = &self.settings.handlers[index];
             if !handler.on.contains(&event.kind) {
@@ -141,9 +141,9 @@ impl Node {
         }
     }
 
-    fn put_in_line(&mut self, now: Instant, key: ScopeKey, event: Event) {
-        if let Some(delivery) = self.ledger.offer(now, key, event) {
-            self.end(delivery, Outcome::Superseded, None, Duration::ZERO);
+    fn put_in_line(&mut self, now: Now, key: ScopeKey, event: Event) {
+        if let Some(delivery) = self.ledger.offer(now.at, key, event) {
+            self.supersede(now, delivery);
         }
     }
 
@@ -222,7 +222,7 @@ impl Node {
             self.next_local_event += 1;
             let id = format!("{}/{}/{}", EventKind::Reconcile, self.settings.name, self.next_local_event);
             let event = Event { id, kind: EventKind::Reconcile, app: key.app.clone(), member: None, time: now.wall };
-            self.put_in_line(now.at, key.clone(), event);
+            self.put_in_line(now, key.clone(), event);
         }
     }
 
@@ -301,6 +301,7 @@ impl Node {
         version: Option<Digest>,
     ) {
         if let Some((delivery, outcome)) = self.ledger.finish(now.at, id, &end, &mut self.rng) {
+            self.keep(now, &delivery, outcome, &end);
             if let Some(book) = self.books.get_mut(&delivery.key.handler) {
                 book.last = Some(LastRun {
                     event: delivery.event.kind.to_string(),
@@ -324,6 +325,7 @@ impl Node {
         if let Some(book) = self.books.get_mut(&delivery.key.handler) {
             *book.outcomes.entry(outcome.as_str()).or_default() += 1;
         }
+        self.settle_letter(&delivery, outcome);
         self.notice(Notice::Ended { delivery: Box::new(delivery), outcome, end, took });
     }
 }

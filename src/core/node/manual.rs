@@ -1,12 +1,11 @@
 //! Runs that an operator asks for: in the scope's line like any other, or beside it to see what would be written.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::Node;
+use super::{Node, Output};
 use crate::config::Handler;
 use crate::event::{DeliveryId, Event, EventKind};
-use crate::ledger::{Outcome, ScopeKey};
+use crate::ledger::ScopeKey;
 use crate::name::{AppName, HandlerName, NodeName};
 use crate::snapshot::Snapshot;
 use crate::time::Now;
@@ -35,6 +34,12 @@ pub enum ManualError {
     /// Nobody's, for now.
     #[error("no node says that it can run {0}")]
     Nowhere(String),
+    /// Nothing to deliver again.
+    #[error("this node has no dead delivery {0}: see `picored deliveries --dead`")]
+    NotDead(DeliveryId),
+    /// What is newer goes first.
+    #[error("{0} has a newer delivery waiting, {1}, which writes all that is wanted: wait for its end")]
+    Newer(String, DeliveryId),
 }
 
 impl Node {
@@ -48,24 +53,54 @@ impl Node {
         app: Option<&AppName>,
     ) -> Result<DeliveryId, ManualError> {
         let key = self.manual_scope(handler, app)?;
+        self.may_run_now(now, &key, None)?;
+        let event = self.manual_event(now, kind, &key);
+        let (id, before) = self.ledger.offer_at_once(now.at, key, event);
+        if let Some(before) = before {
+            self.supersede(now, before);
+        }
+        self.settle(now);
+        Ok(id)
+    }
+
+    /// Puts a delivery that was given up in line again, as on its first try. What it is for comes back.
+    pub fn redeliver(&mut self, now: Now, id: &DeliveryId) -> Result<ScopeKey, ManualError> {
+        let letter = self.ledger.dead().iter().find(|letter| letter.id() == *id).cloned();
+        let letter = letter.ok_or_else(|| ManualError::NotDead(id.clone()))?;
+        let key = match &letter.app {
+            Some(app) => self.manual_scope(&letter.handler, Some(app))?,
+            None => ScopeKey { handler: letter.handler.clone(), app: None },
+        };
+        if self.handler(&key).is_none() {
+            return Err(ManualError::NoHandler(key.handler));
+        }
+        self.may_run_now(now, &key, letter.member.as_ref())?;
+        if let Some(newer) = self.ledger.waiting(&key) {
+            return Err(ManualError::Newer(key.scope().to_owned(), newer.id.clone()));
+        }
+        let key = self.ledger.redeliver(now.at, id).ok_or_else(|| ManualError::NotDead(id.clone()))?;
+        let letter = self.ledger.letter(now, &key);
+        self.outputs.extend(letter.map(Arc::new).map(Output::Keep));
+        self.settle(now);
+        Ok(key)
+    }
+
+    /// Whether this node would run a delivery of this scope, about `member`, if it had one.
+    fn may_run_now(&self, now: Now, key: &ScopeKey, member: Option<&NodeName>) -> Result<(), ManualError> {
         if !self.is_ready() {
             return Err(ManualError::NotReady("does not know yet how the cluster's applications stand"));
         }
         if !self.has_quorum(now.at) {
             return Err(ManualError::NotReady("sees no majority of its cluster"));
         }
-        match self.runner(&key).cloned() {
-            Some(runner) if runner == self.settings.name => {}
-            Some(runner) => return Err(ManualError::Elsewhere(key.scope().to_owned(), runner)),
-            None => return Err(ManualError::Nowhere(key.scope().to_owned())),
+        if member.is_some() && self.runs(key, member) {
+            return Ok(());
         }
-        let event = self.manual_event(now, kind, &key);
-        let (id, before) = self.ledger.offer_at_once(now.at, key, event);
-        if let Some(before) = before {
-            self.end(before, Outcome::Superseded, None, Duration::ZERO);
+        match self.runner(key).cloned() {
+            Some(runner) if runner == self.settings.name => Ok(()),
+            Some(runner) => Err(ManualError::Elsewhere(key.scope().to_owned(), runner)),
+            None => Err(ManualError::Nowhere(key.scope().to_owned())),
         }
-        self.settle(now);
-        Ok(id)
     }
 
     /// What a run would be told and see. It is no delivery: it may run beside one, as long as it writes nothing.

@@ -14,6 +14,7 @@ mod exchange;
 mod forget;
 mod govern;
 mod heal;
+mod keep;
 mod leave;
 mod maintain;
 mod manual;
@@ -80,6 +81,8 @@ struct HandlerBook {
     /// The nodes that differ from most in it.
     mismatches: BTreeMap<NodeName, Difference>,
     outcomes: BTreeMap<&'static str, u64>,
+    /// How many dead letters went because there were too many, or they were too old.
+    dead_dropped: u64,
     last: Option<LastRun>,
     versions: Versions,
     upgrade: Option<LastUpgrade>,
@@ -126,7 +129,8 @@ pub struct Node {
 
 impl Node {
     /// A node that begins to look for its cluster at once.
-    pub fn new(now: Now, settings: Settings) -> Result<Self, SettingsError> {
+    pub fn new(now: Now, mut settings: Settings) -> Result<Self, SettingsError> {
+        let letters = std::mem::take(&mut settings.letters);
         let mut rng = StdRng::from_seed(settings.random);
         let cluster = Cluster::new(settings.cluster.clone(), settings.key.clone());
         let identity = Identity { name: settings.name.clone(), generation: settings.boot, address: settings.advertise };
@@ -172,6 +176,7 @@ impl Node {
         for handler in node.settings.handlers.clone() {
             node.schedule_reconcile(now.at, &handler);
         }
+        node.restore(now, letters);
         Ok(node)
     }
 
@@ -249,6 +254,7 @@ impl Node {
                 Tick::Exchange => {
                     self.exchange_with_somebody(now.at);
                     self.remember(now.at);
+                    self.expire_letters(now.wall);
                 }
                 Tick::LookAgain(key) => self.on_look_again(now, &key),
                 Tick::SpreadLeave => self.spread_leave(now.at),

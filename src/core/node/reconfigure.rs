@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::{Node, SettingsError, record_fits};
 use crate::config::{App, GovernorRules, Handler, Seed, TwoNode};
+use crate::event::Outcome;
 use crate::health::Health;
-use crate::ledger::{Outcome, ScopeKey};
+use crate::ledger::ScopeKey;
 use crate::record::{AppRecord, HandlerTag, Record};
 use crate::stale::Stale;
 use crate::time::{Instant, Now};
@@ -80,12 +81,8 @@ impl Node {
     }
 
     fn replace_handlers(&mut self, now: Now, handlers: Vec<Handler>) {
-        let has_place = |key: &ScopeKey| {
-            let handler = handlers.iter().find(|handler| handler.name == key.handler);
-            handler.is_some_and(|handler| key.app.as_ref().is_none_or(|app| handler.sees(app)))
-        };
-        self.own_scopes.retain(has_place);
-        for delivery in self.ledger.cancel(|key| !has_place(key)) {
+        self.own_scopes.retain(|key| has_place(&handlers, key));
+        for delivery in self.ledger.cancel(|key| !has_place(&handlers, key)) {
             self.end(delivery, Outcome::Cancelled, None, Duration::ZERO);
         }
         self.books.retain(|name, _| handlers.iter().any(|handler| handler.name == *name));
@@ -102,6 +99,12 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether deliveries of this scope have somebody to go to.
+pub(super) fn has_place(handlers: &[Handler], key: &ScopeKey) -> bool {
+    let handler = handlers.iter().find(|handler| handler.name == key.handler);
+    handler.is_some_and(|handler| key.app.as_ref().is_none_or(|app| handler.sees(app)))
 }
 
 /// Whether what was found out about the application before says nothing of how its checks will go.

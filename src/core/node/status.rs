@@ -1,8 +1,10 @@
 //! What a node says of itself when asked.
 
 use super::Node;
+use crate::ledger::Pending;
 use crate::snapshot::MemberState;
-use crate::status::{AppStatus, HandlerStatus, HoldStatus, MemberStatus, MismatchStatus, Status};
+use crate::status::{AppStatus, DeliveryStatus, HandlerStatus, HoldStatus, MemberStatus, MismatchStatus, Status};
+use crate::time::Now;
 
 /// The state of a handler that is ready, but not what most nodes hold it to be.
 const CONFIG_MISMATCH: &str = "config-mismatch";
@@ -52,6 +54,8 @@ impl Node {
                 watched: handler.watch,
                 upgrade: book.and_then(|book| book.upgrade.clone()),
                 pending: self.ledger.pending(&handler.name),
+                dead: self.ledger.dead().iter().filter(|letter| letter.handler == handler.name).count(),
+                dead_dropped: book.map_or(0, |book| book.dead_dropped),
                 outcomes: book
                     .into_iter()
                     .flat_map(|book| &book.outcomes)
@@ -77,6 +81,28 @@ impl Node {
             holds: holds.collect(),
             handlers: handlers.collect(),
             datagrams: self.datagrams.iter().map(|(fate, count)| ((*fate).to_owned(), *count)).collect(),
+            deliveries: self.ledger.all_pending().map(|pending| self.delivery_status(&pending)).collect(),
+            dead: self.ledger.dead().to_vec(),
+        }
+    }
+
+    fn delivery_status(&self, pending: &Pending<'_>) -> DeliveryStatus {
+        let Now { at, wall } = self.seen;
+        let (delivery, state, time) = match *pending {
+            Pending::Running(delivery) => (delivery, "running", wall.before(at.since(delivery.since))),
+            Pending::Waiting(delivery, due) => (delivery, "waiting", wall.after(due.since(at)).before(at.since(due))),
+        };
+        DeliveryStatus {
+            delivery: delivery.id.to_string(),
+            handler: delivery.key.handler.to_string(),
+            scope: delivery.key.scope().to_owned(),
+            event: delivery.event.kind.to_string(),
+            event_id: delivery.event.id.clone(),
+            member: delivery.event.member.as_ref().map(ToString::to_string),
+            state: state.to_owned(),
+            attempt: delivery.attempt,
+            time: time.rfc3339(),
+            last: delivery.last.as_deref().cloned(),
         }
     }
 }

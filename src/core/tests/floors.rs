@@ -33,6 +33,7 @@ const CORE: House = House {
                 "envelope",
                 "event",
                 "identity",
+                "letter",
                 "message",
                 "name",
                 "policy",
@@ -67,7 +68,7 @@ const CORE: House = House {
 const SHELL: House = House {
     root: "..",
     floors: &[
-        Floor { name: "rock", together: false, modules: &["accept", "stamp"] },
+        Floor { name: "rock", together: false, modules: &["accept", "journal", "stamp"] },
         Floor {
             name: "ground",
             together: false,

@@ -105,6 +105,7 @@ fn settings(text: &str, port: u16) -> Settings {
         governor: GovernorRules::default(),
         apps: vec![app],
         maintained: BTreeMap::new(),
+        letters: Vec::new(),
         handlers: vec![handler],
         random: [port as u8; 32],
     }

@@ -10,8 +10,7 @@ use rand::RngExt;
 use super::super::Notice;
 use super::net::{Net, What, node_name, seeds, wanted, www};
 use crate::config::{Pattern, RunOn};
-use crate::event::EventKind;
-use crate::ledger::Outcome;
+use crate::event::{EventKind, Outcome};
 use crate::name::HandlerName;
 use crate::plan;
 

@@ -8,14 +8,15 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::{
-    ForgetError, Input, Invocation, Maintained, Maintenance, NoSuchApp, Node, Notice, Output, Reconfiguration,
-    Settings, SettingsError,
+    ForgetError, Input, Invocation, Maintained, Maintenance, ManualError, NoSuchApp, Node, Notice, Output,
+    Reconfiguration, Settings, SettingsError,
 };
 use crate::config::{App, Check, GovernorRules, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
-use crate::event::{EventKind, RunEnd};
-use crate::ledger::Outcome;
+use crate::event::{DeliveryId, EventKind, Outcome, RunEnd};
+use crate::ledger::ScopeKey;
+use crate::letter::Letter;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::time::{Instant, Now, TimerQueue, Wall};
 use crate::versions::Takeover;
@@ -62,6 +63,8 @@ pub(super) enum What {
     Notice(Notice),
     /// A run, and the addresses that it saw as wanted.
     Run(Box<Invocation>),
+    /// The disk was given this.
+    Kept(DeliveryId),
 }
 
 pub(super) struct Net {
@@ -87,6 +90,8 @@ pub(super) struct Net {
     pub(super) versions: BTreeMap<usize, Vec<Digest>>,
     /// What each disk keeps of maintenance.
     maintained: BTreeMap<usize, Vec<Maintained>>,
+    /// What each disk keeps of deliveries.
+    pub(super) letters: BTreeMap<usize, BTreeMap<DeliveryId, Letter>>,
     /// What each disk keeps of the members.
     pub(super) remembered: BTreeMap<usize, Vec<SocketAddr>>,
     /// How all runs of this version end.
@@ -157,6 +162,7 @@ impl Net {
             run_takes: Duration::from_millis(20),
             versions: BTreeMap::new(),
             maintained: BTreeMap::new(),
+            letters: BTreeMap::new(),
             remembered: BTreeMap::new(),
             bad_version: None,
             slow: BTreeSet::new(),
@@ -222,6 +228,7 @@ impl Net {
                 config: BTreeMap::new(),
                 http: Vec::new(),
             }],
+            letters: self.letters.get(&slot).into_iter().flat_map(BTreeMap::values).cloned().collect(),
             random: self.rng.random(),
         }
     }
@@ -305,6 +312,32 @@ impl Net {
         let done = self.slots[slot].node.as_mut().expect("it runs").maintain(now, None, on, limit);
         self.drain(slot);
         done
+    }
+
+    /// Has `slot` run a handler once.
+    pub(super) fn run_now(
+        &mut self,
+        slot: usize,
+        handler: &HandlerName,
+        kind: EventKind,
+    ) -> Result<DeliveryId, ManualError> {
+        let now = self.now();
+        let done = self.slots[slot].node.as_mut().expect("it runs").run_now(now, handler, kind, None);
+        self.drain(slot);
+        done
+    }
+
+    /// Has `slot` put a delivery in line again.
+    pub(super) fn redeliver(&mut self, slot: usize, id: &DeliveryId) -> Result<ScopeKey, ManualError> {
+        let now = self.now();
+        let done = self.slots[slot].node.as_mut().expect("it runs").redeliver(now, id);
+        self.drain(slot);
+        done
+    }
+
+    /// A time of day, in milliseconds of the net's own clock.
+    pub(super) fn since_epoch(&self, wall: Wall) -> u64 {
+        wall.0 - EPOCH_MS
     }
 
     pub(super) fn has_left(&self, slot: usize) -> bool {
@@ -408,6 +441,12 @@ impl Net {
                 Output::Resolve { .. } => self.lookups += 1,
                 Output::RaiseGeneration(_) => {}
                 Output::Maintain(apps) => drop(self.maintained.insert(slot, apps)),
+                Output::Keep(letter) => {
+                    self.trace.push(Line { at_ms, node: slot, what: What::Kept(letter.id()) });
+                    let letters = self.letters.entry(slot).or_default();
+                    letters.insert(letter.id(), Letter::clone(&letter));
+                }
+                Output::Settled(id) => drop(self.letters.entry(slot).or_default().remove(&id)),
                 Output::Remember(members) => drop(self.remembered.insert(slot, members)),
             }
         }
@@ -568,7 +607,7 @@ impl Net {
             .iter()
             .filter_map(|line| match &line.what {
                 What::Run(run) => Some((line.at_ms, line.node, &**run)),
-                What::Notice(_) => None,
+                _ => None,
             })
             .collect()
     }

@@ -10,8 +10,8 @@ use rand::seq::SliceRandom;
 use super::super::{Notice, Reconfiguration, SettingsError};
 use super::net::{Net, What, address, node_name, seeds, wanted, www};
 use crate::config::{App, Check, GovernorRules, Handler, Pattern, Seed, TcpCheck, TwoNode};
-use crate::event::{EventKind, RunEnd};
-use crate::ledger::{Delivery, Outcome, ScopeKey};
+use crate::event::{EventKind, Outcome, RunEnd};
+use crate::ledger::{Delivery, ScopeKey};
 use crate::name::{AppName, HandlerName};
 use crate::record::AppState;
 

@@ -9,8 +9,7 @@ use rand::RngExt;
 use super::super::Notice;
 use super::net::{Net, What, address, node_name, seeds, wanted, www};
 use crate::config::Seed;
-use crate::event::{EventKind, RunEnd};
-use crate::ledger::Outcome;
+use crate::event::{EventKind, Outcome, RunEnd};
 use crate::name::{HandlerName, NodeName};
 use crate::plan::runner;
 

@@ -3,8 +3,7 @@
 use super::net::{Line, Net, What};
 use super::{Input, Notice};
 use crate::digest::Digest;
-use crate::event::{EventKind, RunEnd, StopReason};
-use crate::ledger::Outcome;
+use crate::event::{EventKind, Outcome, RunEnd, StopReason};
 use crate::name::HandlerName;
 use crate::versions::Takeover;
 
