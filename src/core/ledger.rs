@@ -225,26 +225,26 @@ impl Ledger {
         Some(Letter { time, paused, ..letter(delivery, Outcome::Retry, last) })
     }
 
-    /// Keeps what was given up as a dead letter: as what, and how its last try ended. What goes for it comes along.
-    pub fn bury(
-        &mut self,
-        now: Wall,
-        delivery: &Delivery,
-        outcome: Outcome,
-        end: &RunEnd,
-    ) -> (Arc<Letter>, Option<DeliveryId>) {
+    /// Keeps what was given up as a dead letter: as what, and how its last try ended.
+    pub fn bury(&mut self, now: Wall, delivery: &Delivery, outcome: Outcome, end: &RunEnd) -> Arc<Letter> {
         let letter = Arc::new(Letter { time: now, ..letter(delivery, outcome, LastEnd::new(end)) });
         self.dead.push(letter.clone());
-        let of_handler = |letter: &Arc<Letter>| letter.handler == delivery.key.handler;
-        let is_full = self.dead.iter().filter(|letter| of_handler(letter)).count() > DEAD_LETTERS;
-        let oldest = self.dead.iter().position(of_handler).filter(|_| is_full);
-        (letter, oldest.map(|oldest| self.dead.remove(oldest).id()))
+        letter
     }
 
-    /// Forgets the dead letters that are too old, and names them.
+    /// Forgets the dead letters that are too old, or too many, and names them.
     pub fn expire(&mut self, now: Wall) -> Vec<DeliveryId> {
-        let is_old = |letter: &mut Arc<Letter>| now.since(letter.time) >= DEAD_LETTER_AGE;
-        self.dead.extract_if(.., is_old).map(|letter| letter.id()).collect()
+        let mut kept: BTreeMap<HandlerName, usize> = BTreeMap::new();
+        for letter in &self.dead {
+            *kept.entry(letter.handler.clone()).or_default() += 1;
+        }
+        let goes = |letter: &mut Arc<Letter>| {
+            let kept = kept.entry(letter.handler.clone()).or_default();
+            let goes = *kept > DEAD_LETTERS || now.since(letter.time) >= DEAD_LETTER_AGE;
+            *kept -= usize::from(goes);
+            goes
+        };
+        self.dead.extract_if(.., goes).map(|letter| letter.id()).collect()
     }
 
     /// What was given up, the oldest first.

@@ -229,7 +229,8 @@ fn bury(ledger: &mut Ledger, scope: &str, wall: u64) -> (Arc<Letter>, Option<Del
     let run = ledger.start(at(0)).unwrap();
     let end = RunEnd::Permanent("no such zone".into());
     let (delivery, outcome) = ledger.finish(at(0), &run.id, &end, &mut rng()).unwrap();
-    ledger.bury(Wall(wall), &delivery, outcome, &end)
+    let letter = ledger.bury(Wall(wall), &delivery, outcome, &end);
+    (letter, ledger.expire(Wall(wall)).pop())
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::reconfigure::has_place;
 use super::{Node, Output};
-use crate::event::{DeliveryId, Outcome, RunEnd};
+use crate::event::{Outcome, RunEnd};
 use crate::ledger::{self, Delivery, ScopeKey};
 use crate::letter::Letter;
 use crate::time::{Now, Wall};
@@ -36,14 +36,11 @@ impl Node {
     pub(super) fn keep(&mut self, now: Now, delivery: &Delivery, outcome: Outcome, end: &RunEnd) {
         let letter = match outcome {
             Outcome::Retry | Outcome::Superseded => self.ledger.letter(now, &delivery.key).map(Arc::new),
-            Outcome::Dead | Outcome::Permanent => {
-                let (letter, dropped) = self.ledger.bury(now.wall, delivery, outcome, end);
-                self.drop_letters(dropped);
-                Some(letter)
-            }
+            Outcome::Dead | Outcome::Permanent => Some(self.ledger.bury(now.wall, delivery, outcome, end)),
             _ => None,
         };
         self.outputs.extend(letter.map(Output::Keep));
+        self.expire_letters(now.wall);
     }
 
     /// Ends a delivery that a newer one took the place of. What was owed to it is owed to that one.
@@ -61,14 +58,9 @@ impl Node {
         }
     }
 
-    /// Forgets the dead letters that are too old.
+    /// Forgets the dead letters that are too old, or too many.
     pub(super) fn expire_letters(&mut self, now: Wall) {
-        let expired = self.ledger.expire(now);
-        self.drop_letters(expired);
-    }
-
-    fn drop_letters(&mut self, dropped: impl IntoIterator<Item = DeliveryId>) {
-        for id in dropped {
+        for id in self.ledger.expire(now) {
             if let Some(book) = self.books.get_mut(&id.handler) {
                 book.dead_dropped += 1;
             }
