@@ -21,15 +21,15 @@ use picored_core::config::{App, Config};
 use picored_core::digest::Digest;
 use picored_core::event::DeliveryId;
 use picored_core::name::HandlerName;
-use picored_core::node::{Input, Node, Notice, Output};
+use picored_core::node::{Input, Node, Output};
 use picored_core::status::Status;
 use picored_core::time::{Instant, Now, Wall};
 use picored_core::versions::Takeover;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as watch_channel};
 
 use self::handlers::Handlers;
-use self::kept::Kept;
 pub use self::kept::letters;
+use self::kept::{Kept, Word};
 use self::reload::{Reload, Request};
 use self::versions::{Found, Version};
 use crate::admin::{Answer, Change, Command, Refusal};
@@ -234,8 +234,8 @@ impl Driver {
                     self.tell(news);
                 }
                 Some(number) = self.kept.more() => {
-                    for (notice, time) in self.kept.release(number) {
-                        self.tell_people(&notice, time);
+                    for (word, time) in self.kept.release(number) {
+                        self.tell_people(&word, time);
                     }
                 }
                 Some(command) = self.commands.recv() => self.command(command),
@@ -309,7 +309,11 @@ impl Driver {
                 Output::Resolve { name, port } => self.resolve(name, port),
                 Output::Check { number, app } => self.check(number, *app),
                 Output::Load(handler) => self.handlers.load(&handler),
-                Output::Invoke(run) => self.handlers.invoke(*run),
+                Output::Invoke(run) => {
+                    if let Some(word) = self.handlers.invoke(*run) {
+                        self.say(word, now.wall);
+                    }
+                }
                 Output::RollBack { handler } => {
                     self.handlers.roll_back(&handler);
                     self.tell_asks(handler);
@@ -333,16 +337,14 @@ impl Driver {
                 Output::Settled(id) => self.kept.settle(&id),
                 Output::Notice(notice) => {
                     news = true;
-                    if let Some((notice, time)) = self.kept.hold(notice, now.wall) {
-                        self.tell_people(&notice, time);
-                    }
+                    self.say(Word::Notice(notice), now.wall);
                 }
                 Output::Left => self.ended = Some(Ok(())),
             }
         }
         if self.ended.is_some() {
-            for (notice, time) in self.kept.rest() {
-                self.tell_people(&notice, time);
+            for (word, time) in self.kept.rest() {
+                self.tell_people(&word, time);
             }
         }
         if news || now.at.since(self.status_at) >= STATUS_AGE {
@@ -351,7 +353,17 @@ impl Driver {
         }
     }
 
-    fn tell_people(&mut self, notice: &Notice, time: Wall) {
+    fn say(&mut self, word: Word, time: Wall) {
+        if let Some((word, time)) = self.kept.hold(word, time) {
+            self.tell_people(&word, time);
+        }
+    }
+
+    fn tell_people(&mut self, word: &Word, time: Wall) {
+        let notice = match word {
+            Word::Notice(notice) => notice,
+            Word::Started(delivery, waited, version) => return notices::started(delivery, *waited, Some(*version)),
+        };
         notices::log(notice);
         self.events.note(notice, time);
         self.answer_asked(notice);

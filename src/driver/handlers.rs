@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Report;
+use super::kept::Word;
 use super::versions::{self, Found, Origin, Standing, Version};
 use super::watch;
 use crate::admin::{Answer, HandlerChange, Refusal, Upload};
@@ -205,16 +206,15 @@ impl Handlers {
     }
 
     /// Starts a run with the version of this moment, or as soon as there is one.
-    pub(super) fn invoke(&mut self, run: Invocation) {
-        let Some(slot) = self.slots.get_mut(&run.delivery.key.handler) else { return };
-        match &slot.current {
-            Some(version) => start(&self.reports, &self.metrics, version, run, Instant::now()),
-            None => {
-                let name = run.delivery.key.handler.clone();
-                slot.waiting.push((run, Instant::now()));
-                self.load(&name);
-            }
+    pub(super) fn invoke(&mut self, run: Invocation) -> Option<Word> {
+        let slot = self.slots.get_mut(&run.delivery.key.handler)?;
+        if let Some(version) = &slot.current {
+            return Some(start(&self.reports, &self.metrics, version, run, Instant::now()));
         }
+        let name = run.delivery.key.handler.clone();
+        slot.waiting.push((run, Instant::now()));
+        self.load(&name);
+        None
     }
 
     /// The core finds that the version which took over last has failed.
@@ -294,7 +294,13 @@ impl Handlers {
         let Some(slot) = self.slots.get_mut(name) else { return };
         for (run, since) in std::mem::take(&mut slot.waiting) {
             match (&slot.current, &failed) {
-                (Some(version), _) => start(&self.reports, &self.metrics, version, run, since),
+                (Some(version), _) => {
+                    if let Word::Started(delivery, waited, version) =
+                        start(&self.reports, &self.metrics, version, run, since)
+                    {
+                        notices::started(&delivery, waited, Some(version));
+                    }
+                }
                 (None, reason) => {
                     let end = RunEnd::Stopped(StopReason::Load, reason.clone().unwrap_or_default());
                     let waited = run.queued + since.elapsed();
@@ -426,11 +432,18 @@ impl Slot {
     }
 }
 
-fn start(reports: &mpsc::Sender<Report>, metrics: &Metrics, version: &Version, run: Invocation, since: Instant) {
+/// Starts a run, and gives what is to be told of it.
+fn start(
+    reports: &mpsc::Sender<Report>,
+    metrics: &Metrics,
+    version: &Version,
+    run: Invocation,
+    since: Instant,
+) -> Word {
     let (loaded, version, metrics) = (Arc::clone(&version.loaded), version.digest(), metrics.clone());
     let Invocation { delivery, snapshot, queued } = run;
     let waited = queued + since.elapsed();
-    notices::started(&delivery, waited, Some(version));
+    let word = Word::Started(Box::new(delivery.clone()), waited, version);
     metrics.run_began(delivery.key.handler.as_str(), waited);
     report(reports, async move {
         let begun = Instant::now();
@@ -439,6 +452,7 @@ fn start(reports: &mpsc::Sender<Report>, metrics: &Metrics, version: &Version, r
         metrics.run_ended(delivery.key.handler.as_str(), took);
         Report::Node(Input::RunDone { id: delivery.id, end, took, version: Some(version) })
     });
+    word
 }
 
 /// Starts a task whose end is a report.

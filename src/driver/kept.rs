@@ -1,11 +1,14 @@
 //! Deliveries on the disk: handed to the journal when the node says so, and read from it for the next node.
 //!
-//! The loop goes on meanwhile. Only words wait: nobody is told how a delivery ended before all that the disk had to keep
-//! until then is there, or cannot be kept. Part of the driver.
+//! The loop goes on meanwhile. Only words wait: nobody is told how a delivery ended before what the disk has to keep of it
+//! is there, or cannot be kept; nor, before that, of the next run in its line. Part of the driver.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
+use picored_core::digest::Digest;
 use picored_core::event::DeliveryId;
+use picored_core::ledger::{Delivery, ScopeKey};
 use picored_core::letter::Letter;
 use picored_core::node::Notice;
 use picored_core::time::Wall;
@@ -35,36 +38,59 @@ fn key(id: &DeliveryId) -> String {
     format!("{PREFIX}{id}")
 }
 
+/// Something that people are told.
+pub(super) enum Word {
+    Notice(Notice),
+    /// A run has started: of what, after how long, with which version.
+    Started(Box<Delivery>, Duration, Digest),
+}
+
+impl Word {
+    /// The delivery that it is about.
+    fn delivery(&self) -> Option<(&DeliveryId, &ScopeKey)> {
+        match self {
+            Self::Notice(Notice::Ended { delivery, .. }) | Self::Started(delivery, ..) => {
+                Some((&delivery.id, &delivery.key))
+            }
+            Self::Notice(_) => None,
+        }
+    }
+}
+
 pub(super) struct Kept {
     /// None where it cannot be used.
     journal: Option<Journal>,
     /// How much was handed over, and up to what the disk has it.
     written: u64,
     durable: u64,
+    /// What was handed over last of a delivery, where the disk has not got it yet.
+    open: BTreeMap<DeliveryId, u64>,
     waits: JoinSet<u64>,
     /// What is told when the disk has so much.
-    held: VecDeque<(u64, Notice, Wall)>,
+    held: VecDeque<(u64, Word, Wall)>,
 }
 
 impl Kept {
     pub(super) fn new(journal: Option<Journal>) -> Self {
-        Self { journal, written: 0, durable: 0, waits: JoinSet::new(), held: VecDeque::new() }
+        let (open, waits, held) = Default::default();
+        Self { journal, written: 0, durable: 0, open, waits, held }
     }
 
     pub(super) fn keep(&mut self, letter: &Letter) {
         let value = serde_json::to_vec(letter).expect("plain data has a JSON form");
-        self.write(key(&letter.id()), Some(value));
+        self.write(letter.id(), Some(value));
     }
 
     pub(super) fn settle(&mut self, id: &DeliveryId) {
-        self.write(key(id), None);
+        self.write(id.clone(), None);
     }
 
-    fn write(&mut self, key: String, value: Option<Vec<u8>>) {
+    fn write(&mut self, id: DeliveryId, value: Option<Vec<u8>>) {
         let Some(journal) = &self.journal else { return };
-        let receipt = journal.write(key, value);
+        let receipt = journal.write(key(&id), value);
         self.written += 1;
         let number = self.written;
+        self.open.insert(id, number);
         self.waits.spawn(async move {
             receipt.wait().await;
             number
@@ -72,16 +98,19 @@ impl Kept {
     }
 
     /// What may be told now: this, nothing yet, or, where too much waits, what has waited longest.
-    pub(super) fn hold(&mut self, notice: Notice, time: Wall) -> Option<(Notice, Wall)> {
-        let may_wait = matches!(notice, Notice::Ended { .. });
-        if !may_wait || (self.durable >= self.written && self.held.is_empty()) {
-            return Some((notice, time));
+    pub(super) fn hold(&mut self, word: Word, time: Wall) -> Option<(Word, Wall)> {
+        let must_wait = word.delivery().is_some_and(|(id, key)| {
+            let is_before = |word: &Word| word.delivery().is_some_and(|(_, before)| before == key);
+            self.open.contains_key(id) || self.held.iter().any(|(_, word, _)| is_before(word))
+        });
+        if !must_wait {
+            return Some((word, time));
         }
-        self.held.push_back((self.written, notice, time));
+        self.held.push_back((self.written, word, time));
         if self.held.len() <= HELD {
             return None;
         }
-        self.held.pop_front().map(|(_, notice, time)| (notice, time))
+        self.held.pop_front().map(|(_, word, time)| (word, time))
     }
 
     /// Waits until the disk has more than before; none if nothing is under way.
@@ -90,15 +119,16 @@ impl Kept {
     }
 
     /// What may be told as the disk has so much.
-    pub(super) fn release(&mut self, number: u64) -> Vec<(Notice, Wall)> {
+    pub(super) fn release(&mut self, number: u64) -> Vec<(Word, Wall)> {
         // What was handed over before was written before.
         self.durable = self.durable.max(number);
+        self.open.retain(|_, number| *number > self.durable);
         let some = self.held.iter().take_while(|(wanted, ..)| *wanted <= self.durable).count();
-        self.held.drain(..some).map(|(_, notice, time)| (notice, time)).collect()
+        self.held.drain(..some).map(|(_, word, time)| (word, time)).collect()
     }
 
     /// What was not told yet. The process ends only when the disk has all that was handed over.
-    pub(super) fn rest(&mut self) -> Vec<(Notice, Wall)> {
+    pub(super) fn rest(&mut self) -> Vec<(Word, Wall)> {
         self.release(self.written)
     }
 }
