@@ -7,6 +7,7 @@ mod handlers;
 mod kept;
 mod manual;
 mod reload;
+mod runs;
 mod versions;
 mod watch;
 
@@ -66,13 +67,16 @@ impl Clock {
 
     /// The time, for the core.
     pub fn now(&self) -> Now {
-        Now { at: Instant::from_origin(self.0.elapsed()), wall: wall() }
+        Now { at: Instant::from_origin(ORIGIN + self.0.elapsed()), wall: wall() }
     }
 
     fn to_tokio(&self, at: Instant) -> tokio::time::Instant {
-        self.0 + at.since_origin()
+        self.0 + at.since_origin().saturating_sub(ORIGIN)
     }
 }
+
+/// The origin of the core's clock lies so long before the start of the process, for what happened before it.
+const ORIGIN: Duration = Duration::from_secs(24 * 3600);
 
 /// The wall clock.
 pub fn wall() -> Wall {
@@ -333,6 +337,7 @@ impl Driver {
                         tracing::error!(%error, "what is in maintenance cannot be kept for the next start");
                     }
                 }
+                Output::Fence(delivery) => self.handlers.fence(&delivery),
                 Output::Keep(letter) => self.kept.keep(&letter),
                 Output::Settled(id) => self.kept.settle(&id),
                 Output::Notice(notice) => {

@@ -1,4 +1,4 @@
-//! What travels along with foca's packets: records, and accusations of members that do not answer.
+//! What travels along with foca's packets: records, receipts, and accusations of members that do not answer.
 //!
 //! Foca asks [`Broadcasts`] what of it is news and shall be passed on, and hands nothing back; what came in reaches
 //! [`crate::membership`] through a channel, as foca owns its handler and nothing is shared.
@@ -11,12 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
 use crate::name::NodeName;
+use crate::receipt::{MAX_SCOPES, Receipt, Scope};
 use crate::record::{MAX_RECORD, MAX_RECORDS, Record, Version};
 
 /// So many accusers of one member are passed on, and remembered: more would hasten nothing.
 pub const MAX_ACCUSERS: usize = 4;
 /// What an accusation begins with. A record begins with the length of a name, which is never zero.
 const ACCUSATION: u8 = 0;
+/// What a receipt begins with: longer than any name.
+const RECEIPT: u8 = u8::MAX;
 
 /// By what a member was found not to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,9 +53,18 @@ impl Accusation {
     }
 }
 
+impl Receipt {
+    /// The receipt as it travels.
+    pub fn to_broadcast(&self) -> Vec<u8> {
+        [vec![RECEIPT], self.encode()].concat()
+    }
+}
+
 /// Something that came in.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
+    /// What a node has published.
+    Receipt(Receipt),
     /// What a node says of itself.
     Record(Record),
     /// What a node says of another.
@@ -68,6 +80,13 @@ pub enum BroadcastKey {
         node: NodeName,
         /// Which.
         version: Version,
+    },
+    /// A receipt.
+    Receipt {
+        /// Of which scope.
+        scope: Scope,
+        /// When.
+        epoch: u64,
     },
     /// An accusation.
     Accusation {
@@ -85,6 +104,9 @@ impl foca::Invalidates for BroadcastKey {
         match (self, other) {
             (Self::Record { node, version }, Self::Record { node: other, version: older }) => {
                 node == other && version >= older
+            }
+            (Self::Receipt { scope, epoch }, Self::Receipt { scope: other, epoch: older }) => {
+                scope == other && epoch >= older
             }
             (
                 Self::Accusation { suspect, charge, accuser },
@@ -106,6 +128,8 @@ struct Accusers {
 pub struct Broadcasts {
     own: NodeName,
     versions: BTreeMap<NodeName, Version>,
+    /// The newest receipt of each scope: when, and whose.
+    receipts: BTreeMap<Scope, (u64, NodeName)>,
     accused: BTreeMap<NodeName, Accusers>,
     news: mpsc::Sender<News>,
 }
@@ -114,7 +138,7 @@ impl Broadcasts {
     /// For the node `own`. What comes in is sent to the receiver.
     pub fn new(own: NodeName) -> (Self, mpsc::Receiver<News>) {
         let (news, receiver) = mpsc::channel();
-        (Self { own, versions: BTreeMap::new(), accused: BTreeMap::new(), news }, receiver)
+        (Self { own, versions: BTreeMap::new(), receipts: BTreeMap::new(), accused: BTreeMap::new(), news }, receiver)
     }
 
     fn receive_record(&mut self, record: Record, is_own_doing: bool) -> Option<BroadcastKey> {
@@ -135,6 +159,23 @@ impl Broadcasts {
             let _ = self.news.send(News::Record(record));
         }
         pass_on.then_some(BroadcastKey::Record { node, version })
+    }
+
+    /// As with records: what was learnt by an exchange is noted alone.
+    fn receive_receipt(&mut self, receipt: Receipt, is_own_doing: bool) -> Option<BroadcastKey> {
+        let (scope, epoch, node) = (receipt.scope(), receipt.epoch, receipt.node.clone());
+        let known = self.receipts.get(&scope);
+        let is_new = known.is_none_or(|known| *known < (epoch, node.clone()));
+        let crowded = known.is_none() && self.receipts.len() >= MAX_SCOPES;
+        if !is_new || crowded || !receipt.is_sound() {
+            return None;
+        }
+        let pass_on = !is_own_doing || node == self.own;
+        self.receipts.insert(scope.clone(), (epoch, node));
+        if !is_own_doing {
+            let _ = self.news.send(News::Receipt(receipt));
+        }
+        pass_on.then_some(BroadcastKey::Receipt { scope, epoch })
     }
 
     /// Each accuser is news once, and of those only the first few.
@@ -174,6 +215,10 @@ impl foca::BroadcastHandler<Identity> for Broadcasts {
         Ok(match data {
             [ACCUSATION, data @ ..] => match postcard::take_from_bytes(data) {
                 Ok((accusation, [])) => self.receive_accusation(accusation, is_own_doing),
+                _ => None,
+            },
+            [RECEIPT, data @ ..] => match postcard::take_from_bytes(data) {
+                Ok((receipt, [])) => self.receive_receipt(receipt, is_own_doing),
                 _ => None,
             },
             _ => postcard::from_bytes(data).ok().and_then(|record| self.receive_record(record, is_own_doing)),
@@ -219,6 +264,21 @@ mod tests {
         // The own one is broadcast.
         assert!(broadcasts.receive_item(&record("me", 1, 1, AppState::Up).encode(), None).unwrap().is_some());
         assert_eq!(news.try_iter().count(), 0);
+    }
+
+    #[test]
+    fn receipts_are_passed_on_while_they_are_the_newest() {
+        let (mut broadcasts, news) = Broadcasts::new(name("me"));
+        let mut take = |node: &str, epoch, from: Option<&Identity>| {
+            let data = crate::receipt::tests::receipt(node, epoch).to_broadcast();
+            broadcasts.receive_item(&data, from).unwrap().is_some()
+        };
+        let peer = identity("b", 1);
+        assert!(take("a", 5, Some(&peer)) && !take("a", 5, Some(&peer)) && !take("a", 4, Some(&peer)));
+        assert!(!take("c", 6, None), "learnt by an exchange");
+        assert!(!take("c", 6, Some(&peer)) && take("me", 7, None));
+        assert!(!take("d", u64::MAX, Some(&peer)), "no time");
+        assert_eq!(news.try_iter().count(), 1);
     }
 
     #[test]

@@ -158,6 +158,43 @@ impl Governor {
         self.apps.get(app).into_iter().flat_map(|governed| &governed.holds).map(|(member, hold)| (member, *hold))
     }
 
+    /// Whose endpoints are in the set of `app`.
+    pub fn published(&self, app: &AppName) -> impl Iterator<Item = &NodeName> {
+        self.apps.get(app).into_iter().flat_map(|governed| governed.published.keys())
+    }
+
+    /// Who was removed from `app` because of a failure and is not back: how long ago, and how much its failures weighed.
+    pub fn failures(&self, app: &AppName, now: Instant) -> impl Iterator<Item = (&NodeName, Duration, f64)> {
+        let governed = self.apps.get(app).into_iter();
+        let out = governed.flat_map(|governed| {
+            governed.failures.iter().filter(|(member, _)| !governed.published.contains_key(*member))
+        });
+        out.map(move |(member, failure)| (member, now.since(failure.at), failure.weight))
+    }
+
+    /// Takes for published what others have published, whatever this node has seen of it so far: to be called before the
+    /// first removal. `failed` tells of whom that is not published how long ago it failed, and what that weighed.
+    pub fn adopt(
+        &mut self,
+        now: Instant,
+        app: &AppName,
+        claims: &BTreeMap<NodeName, Claim>,
+        is_published: impl Fn(&NodeName) -> bool,
+        failed: impl Fn(&NodeName) -> Option<(Duration, f64)>,
+    ) {
+        let governed = self.apps.entry(app.clone()).or_default();
+        for (member, claim) in claims {
+            if is_published(member) {
+                governed.published.entry(member.clone()).or_insert_with(|| claim.endpoints.clone());
+            } else if let Some((age, weight)) = failed(member) {
+                governed.published.remove(member);
+                let failure = Failure { at: now.before(age), weight, up_since: None };
+                governed.failures.entry(member.clone()).or_insert(failure);
+            }
+        }
+        governed.set_wanted();
+    }
+
     /// Whether a removal waits for a quorum.
     pub fn awaits_quorum(&self) -> bool {
         self.apps.values().any(|governed| governed.holds.values().any(|hold| *hold == Hold::Quorum))
@@ -254,12 +291,16 @@ impl Governed {
         let released = self.holds.iter().filter(|(member, _)| !holds.contains_key(*member));
         let released = released.map(|(member, hold)| (member.clone(), *hold)).collect();
         let changed = published != self.published;
-        if changed {
-            self.wanted = published.values().flatten().cloned().collect();
-            self.wanted.sort();
-        }
         (self.published, self.holds) = (published, holds);
+        if changed {
+            self.set_wanted();
+        }
         Update { changed, held, released }
+    }
+
+    fn set_wanted(&mut self) {
+        self.wanted = self.published.values().flatten().cloned().collect();
+        self.wanted.sort();
     }
 
     fn note_who_is_up(&mut self, now: Instant, claims: &BTreeMap<NodeName, Claim>) {

@@ -30,6 +30,7 @@ pub mod name;
 pub mod node;
 pub mod plan;
 pub mod policy;
+pub mod receipt;
 pub mod record;
 pub mod reload;
 pub mod route;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
 use crate::name::NodeName;
+use crate::receipt::Receipt;
 use crate::record::{Record, Version};
 
 /// One message.
@@ -60,6 +61,13 @@ pub enum Message {
     /// Where the receiver's summary differs from what the sender holds: ranges from and to a name, both included; `None`
     /// is the end of all names.
     Differing(Vec<(Option<NodeName>, Option<NodeName>)>),
+    /// To a node that looks for its cluster: what was published last.
+    Receipts {
+        /// Of so many scopes the sender knows it.
+        known: u16,
+        /// Those of some of them.
+        receipts: Vec<Receipt>,
+    },
 }
 
 impl Message {
@@ -180,6 +188,7 @@ mod tests {
             Message::Suspected { identity, incarnation: 3 },
             Message::Summary(vec![Part { to: Some(name("web1")), hash: 1 }, Part { to: None, hash: u64::MAX }]),
             Message::Differing(vec![(None, Some(name("web1"))), (Some(name("web2")), None)]),
+            Message::Receipts { known: 1, receipts: vec![crate::receipt::tests::receipt("web1", 1_700_000_000_000)] },
         ]
     }
 

@@ -95,6 +95,12 @@ impl ShortDigest {
         Self([a, b, c, d])
     }
 
+    /// Stands for a node's name.
+    pub(crate) fn of_node(name: &NodeName) -> Self {
+        let [a, b, c, d, ..] = name.key().to_be_bytes();
+        Self([a, b, c, d])
+    }
+
     /// Stands for a handler's name: equal names have equal ones on every node.
     pub fn of_name(name: &HandlerName) -> Self {
         let hash = digest::digest(&digest::SHA256, name.as_str().as_bytes());

@@ -30,6 +30,9 @@ pub struct Status {
     /// What is published, or not, against how it looks; by application and member.
     #[serde(default)]
     pub holds: Vec<HoldStatus>,
+    /// What was published last, by handler and application.
+    #[serde(default)]
+    pub receipts: Vec<ReceiptStatus>,
     /// The handlers, in the order of the config.
     pub handlers: Vec<HandlerStatus>,
     /// Datagrams and frames by fate: `sent`, `accepted`, and a name for each reason of refusal.
@@ -40,6 +43,23 @@ pub struct Status {
     /// What was given up, the oldest first; an answer of its own.
     #[serde(skip)]
     pub dead: Vec<Arc<Letter>>,
+}
+
+/// What was published last in one scope, as far as this node has heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptStatus {
+    /// The handler.
+    pub handler: String,
+    /// The application.
+    pub app: String,
+    /// Who ran it.
+    pub node: String,
+    /// When the run read what it wrote: RFC 3339, UTC, by the runner's clock.
+    pub time: String,
+    /// The set's name.
+    pub revision: String,
+    /// Whose endpoints are in it.
+    pub published: Vec<String>,
 }
 
 /// One delivery that runs, waits or was given up.

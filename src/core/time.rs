@@ -25,6 +25,11 @@ impl Instant {
         self.0
     }
 
+    /// The point so long before; the clock's origin if that came later.
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
+    }
+
     /// How long ago `earlier` was; zero if it has not been yet.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use picored_core::config::{Handler, Source};
 use picored_core::digest::Digest;
-use picored_core::event::{RunEnd, StopReason};
+use picored_core::event::{DeliveryId, RunEnd, StopReason};
 use picored_core::name::HandlerName;
 use picored_core::node::{Input, Invocation};
 use picored_core::versions::Takeover;
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::Report;
 use super::kept::Word;
+use super::runs::Runs;
 use super::versions::{self, Found, Origin, Standing, Version};
 use super::watch;
 use crate::admin::{Answer, HandlerChange, Refusal, Upload};
@@ -39,6 +40,7 @@ pub(super) struct Handlers {
     is_started: bool,
     metrics: Metrics,
     reports: mpsc::Sender<Report>,
+    runs: Runs,
 }
 
 /// One of them.
@@ -71,7 +73,8 @@ impl Handlers {
         let slots: BTreeMap<_, _> =
             handlers.into_iter().map(|config| (config.name.clone(), Slot::new(state, config))).collect();
         let to_load = slots.keys().cloned().collect();
-        Self { host, slots, to_load, is_started: false, metrics, reports }
+        let runs = Runs::new(metrics.clone(), reports.clone());
+        Self { host, slots, to_load, is_started: false, metrics, reports, runs }
     }
 
     /// Loads the handlers one after the other, so that none waits for its first event, and watches their files.
@@ -209,12 +212,17 @@ impl Handlers {
     pub(super) fn invoke(&mut self, run: Invocation) -> Option<Word> {
         let slot = self.slots.get_mut(&run.delivery.key.handler)?;
         if let Some(version) = &slot.current {
-            return Some(start(&self.reports, &self.metrics, version, run, Instant::now()));
+            return Some(self.runs.start(version, run, Instant::now()));
         }
         let name = run.delivery.key.handler.clone();
         slot.waiting.push((run, Instant::now()));
         self.load(&name);
         None
+    }
+
+    /// Lets a run send nothing more.
+    pub(super) fn fence(&self, delivery: &DeliveryId) {
+        self.runs.fence(delivery);
     }
 
     /// The core finds that the version which took over last has failed.
@@ -295,9 +303,7 @@ impl Handlers {
         for (run, since) in std::mem::take(&mut slot.waiting) {
             match (&slot.current, &failed) {
                 (Some(version), _) => {
-                    if let Word::Started(delivery, waited, version) =
-                        start(&self.reports, &self.metrics, version, run, since)
-                    {
+                    if let Word::Started(delivery, waited, version) = self.runs.start(version, run, since) {
                         notices::started(&delivery, waited, Some(version));
                     }
                 }
@@ -430,29 +436,6 @@ impl Slot {
         let noted = noted.into_iter().flat_map(|note| [Some(note.current), note.previous]).flatten();
         self.components.tidy(&installed.chain(noted).collect::<Vec<_>>());
     }
-}
-
-/// Starts a run, and gives what is to be told of it.
-fn start(
-    reports: &mpsc::Sender<Report>,
-    metrics: &Metrics,
-    version: &Version,
-    run: Invocation,
-    since: Instant,
-) -> Word {
-    let (loaded, version, metrics) = (Arc::clone(&version.loaded), version.digest(), metrics.clone());
-    let Invocation { delivery, snapshot, queued } = run;
-    let waited = queued + since.elapsed();
-    let word = Word::Started(Box::new(delivery.clone()), waited, version);
-    metrics.run_began(delivery.key.handler.as_str(), waited);
-    report(reports, async move {
-        let begun = Instant::now();
-        let end = loaded.run(delivery.event, delivery.attempt, snapshot).await;
-        let took = begun.elapsed();
-        metrics.run_ended(delivery.key.handler.as_str(), took);
-        Report::Node(Input::RunDone { id: delivery.id, end, took, version: Some(version) })
-    });
-    word
 }
 
 /// Starts a task whose end is a report.

@@ -2,8 +2,8 @@
 //!
 //! A run acts on one snapshot. When its deadline has passed, on a clock that goes on while the machine sleeps and the
 //! process stands still, or when the node no longer sees a majority of its cluster, somebody else may have written what
-//! is newer: what the run would write then is refused, and its end is called `fenced`. Made by `loaded` for each run,
-//! asked by `http`; the node's part of it comes from the driver.
+//! is newer; when a newer receipt is known, somebody has. What the run would write then is refused, and its end is called
+//! `fenced`. Made by `loaded` for each run, asked by `http`; the node's part of it comes from the driver.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,13 +23,15 @@ pub(crate) struct Fence {
     pub(crate) until: Instant,
     deadline: Duration,
     may_act: Arc<AtomicBool>,
+    is_newest: Arc<AtomicBool>,
     struck: OnceLock<&'static str>,
 }
 
 impl Fence {
-    /// Of a run that begins now and may take so long, while the node `may_act`.
-    pub(crate) fn new(wall: Duration, may_act: Arc<AtomicBool>) -> Self {
-        Self { until: Instant::now() + wall, deadline: now() + wall, may_act, struck: OnceLock::new() }
+    /// Of a run that begins now and may take so long, while the node `may_act` and nobody has published what is newer.
+    pub(crate) fn new(wall: Duration, may_act: Arc<AtomicBool>, is_newest: Arc<AtomicBool>) -> Self {
+        let (until, deadline) = (Instant::now() + wall, now() + wall);
+        Self { until, deadline, may_act, is_newest, struck: OnceLock::new() }
     }
 
     /// Why the run may not go on, if it may not; and from then on it never may.
@@ -38,6 +40,8 @@ impl Fence {
             STOOD_STILL
         } else if !self.may_act.load(Ordering::Relaxed) {
             "this node sees no majority of its cluster"
+        } else if !self.is_newest.load(Ordering::Relaxed) {
+            "another node has published what is newer"
         } else {
             return self.struck().map_or(Ok(()), Err);
         };
@@ -66,19 +70,22 @@ mod tests {
 
     #[test]
     fn who_may_not_act_once_never_may_again() {
-        let may_act = Arc::new(AtomicBool::new(true));
-        let fence = Fence::new(Duration::from_secs(3600), may_act.clone());
-        assert_eq!((fence.check(), fence.struck(), fence.stood_still()), (Ok(()), None, None));
-        may_act.store(false, Ordering::Relaxed);
-        let reason = "this node sees no majority of its cluster";
-        assert_eq!((fence.check(), fence.struck()), (Err(reason), Some(reason)));
-        may_act.store(true, Ordering::Relaxed);
-        assert_eq!(fence.check(), Err(reason), "another may have written meanwhile");
+        let yes = || Arc::new(AtomicBool::new(true));
+        let reasons = ["this node sees no majority of its cluster", "another node has published what is newer"];
+        for (which, reason) in reasons.into_iter().enumerate() {
+            let flags = [yes(), yes()];
+            let fence = Fence::new(Duration::from_secs(3600), flags[0].clone(), flags[1].clone());
+            assert_eq!((fence.check(), fence.struck(), fence.stood_still()), (Ok(()), None, None));
+            flags[which].store(false, Ordering::Relaxed);
+            assert_eq!((fence.check(), fence.struck()), (Err(reason), Some(reason)));
+            flags[which].store(true, Ordering::Relaxed);
+            assert_eq!(fence.check(), Err(reason), "another may have written meanwhile");
+        }
     }
 
     #[test]
     fn a_run_that_is_late_may_not_act() {
-        let mut fence = Fence::new(Duration::ZERO, Arc::new(AtomicBool::new(true)));
+        let mut fence = Fence::new(Duration::ZERO, Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
         fence.deadline = Duration::ZERO;
         assert_eq!((fence.check(), fence.stood_still()), (Err(STOOD_STILL), Some(STOOD_STILL)));
     }

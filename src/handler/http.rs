@@ -458,7 +458,7 @@ mod tests {
         let limits = HttpLimits { resolve: std::time::Duration::from_millis(20), ..Limits::default().http };
         let (metrics, permits) = (Metrics::default().of_handler("test"), Arc::new(Semaphore::new(0)));
         let reach = Reach { grants: Arc::new([]), secrets: Secrets::none() };
-        let fence = Fence::new(std::time::Duration::from_secs(60), Arc::default());
+        let fence = Fence::new(std::time::Duration::from_secs(60), Arc::default(), Arc::default());
         let gate = Gate::new(metrics, reach, limits, Arc::default(), permits, fence, None);
         let resolve = async |url: &str| gate.resolve(&Target::canonical(url).unwrap()).await;
         assert_eq!(resolve("http://localhost/").await.unwrap_err().kind, Kind::Timeout);

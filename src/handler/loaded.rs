@@ -3,7 +3,7 @@
 //! Idle, a handler costs its config, an open file and what it keeps in `wasi:keyvalue`; any number can be installed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -157,8 +157,19 @@ impl Loaded {
     /// Runs the handler once: one event in, one end out, whatever the guest does. `attempt` counts from 1. Dropped, the
     /// run is over and nothing of it is kept.
     pub async fn run(self: &Arc<Self>, event: Event, attempt: u32, snapshot: Arc<Snapshot>) -> RunEnd {
+        self.run_while(event, attempt, snapshot, Arc::new(AtomicBool::new(true))).await
+    }
+
+    /// As [`Self::run`]; it may send something while this is so.
+    pub async fn run_while(
+        self: &Arc<Self>,
+        event: Event,
+        attempt: u32,
+        snapshot: Arc<Snapshot>,
+        is_newest: Arc<AtomicBool>,
+    ) -> RunEnd {
         let this = self.clone();
-        let run = contained(async move { this.deliver(&event, attempt, snapshot, None).await });
+        let run = contained(async move { this.deliver(&event, attempt, snapshot, is_newest, None).await });
         run.await.unwrap_or_else(|Stop { reason, text }| RunEnd::Stopped(reason, text))
     }
 
@@ -167,7 +178,8 @@ impl Loaded {
     pub async fn dry_run(self: &Arc<Self>, event: Event, snapshot: Arc<Snapshot>) -> (RunEnd, Vec<RecordedRequest>) {
         let (this, dry) = (self.clone(), Arc::new(DryRun::default()));
         let record = dry.clone();
-        let run = contained(async move { this.deliver(&event, 1, snapshot, Some(record)).await });
+        let is_newest = Arc::new(AtomicBool::new(true));
+        let run = contained(async move { this.deliver(&event, 1, snapshot, is_newest, Some(record)).await });
         let end = run.await.unwrap_or_else(|Stop { reason, text }| RunEnd::Stopped(reason, text));
         (end, dry.take())
     }
@@ -186,6 +198,7 @@ impl Loaded {
         event: &Event,
         attempt: u32,
         snapshot: Arc<Snapshot>,
+        is_newest: Arc<AtomicBool>,
         dry: Option<Arc<DryRun>>,
     ) -> Result<RunEnd, Stop> {
         let is_dry = dry.is_some();
@@ -203,7 +216,7 @@ impl Loaded {
                 limits.http.clone(),
                 self.host.tls.clone(),
                 self.lookups.clone(),
-                Fence::new(self.handler.timeout, self.host.may_act.clone()),
+                Fence::new(self.handler.timeout, self.host.may_act.clone(), is_newest),
                 dry,
             ),
         };
@@ -392,7 +405,7 @@ async fn describe(host: &Shared, handler: &Handler, pre: &SandboxPre<State>) -> 
             limits.http.clone(),
             host.tls.clone(),
             Arc::new(Semaphore::new(0)),
-            Fence::new(limits.describe, host.may_act.clone()),
+            Fence::new(limits.describe, host.may_act.clone(), Arc::new(AtomicBool::new(true))),
             None,
         ),
     };

@@ -58,6 +58,8 @@ pub(crate) struct Machine {
     pub(crate) durable_generation: u64,
     /// The addresses of members that its disk keeps.
     pub(crate) remembered: Vec<SocketAddr>,
+    /// The run that may send nothing more.
+    pub(crate) fenced: Option<picored_core::event::DeliveryId>,
     /// How far its wall clock is behind.
     pub(crate) clock_behind: Duration,
     /// What waits while the program stands still.
@@ -87,6 +89,7 @@ impl Machine {
             life: 0,
             durable_generation: 0,
             remembered: Vec::new(),
+            fenced: None,
             clock_behind: Duration::ZERO,
             held: None,
             app_answers: true,

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use picored_core::digest::Digest;
-use picored_core::event::RunEnd;
+use picored_core::event::{RunEnd, StopReason};
 use picored_core::name::{AppName, NodeName};
 use picored_core::node::{Input, Node, Notice, Output};
 use picored_core::record::AppState;
@@ -300,7 +300,9 @@ impl Simulation {
             Arrival::Stream { .. } => {}
             Arrival::RunDone { run, .. } => {
                 let done = RunEnd::Done { changed: true, text: String::new() };
-                let end = self.run_ends.get(&machine).cloned().unwrap_or(done);
+                let stopped = || RunEnd::Stopped(StopReason::Fenced, "another has written what is newer".into());
+                let is_fenced = self.machines[machine].fenced.take_if(|id| *id == run.delivery.id).is_some();
+                let end = if is_fenced { stopped() } else { self.run_ends.get(&machine).cloned().unwrap_or(done) };
                 if matches!(end, RunEnd::Done { .. }) {
                     self.measures.on_written(&run);
                 }
@@ -364,6 +366,7 @@ impl Simulation {
             }
             // No operator is simulated.
             Output::Maintain(_) | Output::Keep(_) | Output::Settled(_) => {}
+            Output::Fence(delivery) => self.machines[machine].fenced = Some(delivery),
             Output::Remember(members) => self.machines[machine].remembered = members,
             Output::Load(handler) => {
                 let version = Digest::new([1; 32]);

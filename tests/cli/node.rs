@@ -127,6 +127,7 @@ pub(crate) fn status() -> Status {
         deliveries: Vec::new(),
         dead: Vec::new(),
         known_size: 3,
+        receipts: Vec::new(),
         holds: vec![HoldStatus { app: "www".into(), member: "web2".into(), reason: "budget".into() }],
         datagrams: BTreeMap::from([("accepted".into(), 10), ("sent".into(), 12)]),
     }

@@ -203,6 +203,7 @@ impl Membership {
         while let Ok(news) = self.news.try_recv() {
             match news {
                 News::Record(record) => self.records.push(record),
+                News::Receipt(receipt) => self.receipts.push(receipt),
                 News::Accusation(accusation) => self.hear(now, &accusation),
             }
         }

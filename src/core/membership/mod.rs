@@ -34,6 +34,7 @@ use crate::defences::{Defence, Defences};
 use crate::identity::Identity;
 use crate::message::Standing;
 use crate::name::NodeName;
+use crate::receipt::Receipt;
 use crate::record::Record;
 use crate::stale::Stale;
 use crate::time::{Instant, TimerQueue};
@@ -90,6 +91,7 @@ pub struct Membership {
     rng: StdRng,
     news: mpsc::Receiver<News>,
     records: Vec<Record>,
+    receipts: Vec<Receipt>,
     sends: Vec<(Identity, Vec<u8>)>,
     /// Whom this node told lately that it is dead.
     obituaries: BTreeMap<NodeName, Instant>,
@@ -130,6 +132,7 @@ impl Membership {
             rng: own_rng,
             news,
             records: Vec::new(),
+            receipts: Vec::new(),
             sends: Vec::new(),
             obituaries: BTreeMap::new(),
             changes: Changes::default(),
@@ -285,6 +288,17 @@ impl Membership {
     /// The records that came with packets.
     pub fn take_news(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.records)
+    }
+
+    /// The receipts that came with packets.
+    pub fn take_receipts(&mut self) -> Vec<Receipt> {
+        std::mem::take(&mut self.receipts)
+    }
+
+    /// Spreads this node's own receipt; of another's it is noted that it is known.
+    pub fn broadcast_receipt(&mut self, now: Instant, receipt: &Receipt) {
+        let _ = self.foca.add_broadcast(&receipt.to_broadcast());
+        self.look_for_gossip(now);
     }
 
     /// What changed since the last call.

@@ -242,6 +242,8 @@ pub enum Output {
     Keep(Arc<Letter>),
     /// Keep nothing of this delivery any more, as with [`Output::Keep`].
     Settled(DeliveryId),
+    /// The run of this delivery may send nothing more: another node has published what it read later.
+    Fence(DeliveryId),
     /// Something that a person may want to know.
     Notice(Notice),
     /// The cluster knows that this node has left: the process may end.

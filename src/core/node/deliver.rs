@@ -74,7 +74,7 @@ impl Node {
         if events.iter().any(|event| event.kind == EventKind::MemberDown) {
             self.note_loss(now.at);
         }
-        let changed = self.govern(now.at);
+        let changed = self.govern(now);
         // What a newcomer sees for the first time is no news to the cluster.
         if self.may_run() {
             self.settle_in(now.at);
@@ -265,6 +265,7 @@ impl Node {
                 self.end(delivery, Outcome::HandedOver, None, Duration::ZERO);
                 continue;
             }
+            self.draft_receipt(now, &delivery);
             let Some(handler) = self.handler(&delivery.key) else { continue };
             let snapshot = Arc::new(self.snapshot(handler));
             let queued = now.at.since(delivery.since);
@@ -302,6 +303,7 @@ impl Node {
     ) {
         if let Some((delivery, outcome)) = self.ledger.finish(now.at, id, &end, &mut self.rng) {
             self.keep(now, &delivery, outcome, &end);
+            self.issue_receipt(now.at, &delivery.id, &end);
             if let Some(book) = self.books.get_mut(&delivery.key.handler) {
                 book.last = Some(LastRun {
                     event: delivery.event.kind.to_string(),

@@ -59,6 +59,8 @@ struct Peer {
     joined: Option<Instant>,
     /// The ranges of names in which it holds nothing that this node lacks.
     matched: Vec<Range>,
+    /// Of how many scopes it has a receipt, once it has said so.
+    receipts: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -176,6 +178,13 @@ impl State {
     /// To whom this node, which still joins, has made itself known.
     pub(super) fn introduced_to(&self) -> impl Iterator<Item = (&NodeName, SocketAddr)> {
         self.peers.iter().filter_map(|(name, peer)| Some((name, peer.address?)))
+    }
+
+    /// How much a peer has to tell of what was published.
+    pub(super) fn note_receipts(&mut self, sender: &NodeName, known: u16) {
+        if !self.is_joined() {
+            self.peers.entry(sender.clone()).or_default().receipts = Some(known);
+        }
     }
 
     pub(super) fn note_response(&mut self, sender: &NodeName, nonce: u64) {
@@ -484,6 +493,10 @@ impl Node {
                 lacking.push(self.entry(name, standing, record));
             }
         }
+        // A newcomer, or one that was away, shall know what stands outside before it decides anything.
+        if digest.reply && digest.to.is_none() && (!digest.joined || !lacking.is_empty()) {
+            self.send_receipts(from);
+        }
         self.send_entries(from, lacking);
         self.note_leave_known(sender, &theirs);
         if digest.reply {
@@ -511,7 +524,9 @@ impl Node {
             return;
         }
         let matched: Vec<_> = self.exchange.peers.values().filter(|peer| cover_everything(&peer.matched)).collect();
-        let by_member = matched.iter().any(|peer| peer.joined.is_some());
+        let has_receipts =
+            |peer: &Peer| peer.receipts.is_some_and(|known| self.receipts.iter().count() >= known.into());
+        let by_member = matched.iter().any(|peer| peer.joined.is_some() && has_receipts(peer));
         let is_recent = |since: Instant| now.since(since) < PATIENCE;
         let member_heard = self.exchange.peers.values().any(|peer| peer.joined.is_some_and(is_recent));
         let names = self.settings.seeds.iter().filter(|seed| matches!(seed, Seed::Name(..))).count();

@@ -20,7 +20,7 @@ use crate::snapshot::MemberState;
 use crate::time::{Instant, Now};
 
 /// No removal so soon after this node was away from its cluster.
-const SETTLE: std::time::Duration = std::time::Duration::from_secs(5);
+pub(super) const SETTLE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Nobody heard for so many periods of the probe: each of them asks one member at least.
 const SILENT_PROBES: u32 = 3;
 
@@ -214,11 +214,15 @@ impl Node {
     }
 
     /// Takes the view into the wanted sets; those that are others now.
-    pub(super) fn govern(&mut self, now: Instant) -> Vec<AppName> {
+    pub(super) fn govern(&mut self, time: Now) -> Vec<AppName> {
+        let now = time.at;
         self.count_majority(now);
         let away_until = self.heal.back_since().max(self.govern.majority_regained).map(|back| back + SETTLE);
         let settled_at = self.runs_from.filter(|_| !self.heal.holds_handlers());
         let settled_at = settled_at.map(|from| away_until.map_or(from, |until| until.max(from)));
+        if settled_at.is_none_or(|at| now < at) {
+            self.adopt_receipts(time);
+        }
         let conditions =
             Conditions { now, has_quorum: self.has_quorum(now), settled_at, rules: self.settings.governor };
         let mut silent_at = None;

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::exchange::RETRY;
+use super::govern::SETTLE;
 use super::range::{Range, cover_everything};
 use super::{Node, Notice};
 use crate::defences::Defence;
@@ -179,8 +180,10 @@ impl Node {
         self.heal.reunion = None;
         self.heal.back_since = Some(now);
         self.membership.end_doubt(now);
-        // Others have run its scopes meanwhile, without it: it takes them over, as one that comes.
+        // Others have run its scopes meanwhile, without it: it takes them over, as one that comes. Whom it has heard may
+        // have been away as well, so it hears more of them first.
         self.own_scopes.clear();
+        self.runs_from = self.runs_from.map(|from| from.max(now + SETTLE));
         self.stale = Stale::All;
     }
 

@@ -19,6 +19,7 @@ mod leave;
 mod maintain;
 mod manual;
 mod range;
+mod receipt;
 mod reconfigure;
 mod status;
 mod stream;
@@ -38,12 +39,14 @@ use crate::config::Handler;
 use crate::contacts::Contacts;
 use crate::defences::Defences;
 use crate::envelope::{self, Cluster, MAX_DATAGRAM, Refusal, Sealer};
+use crate::event::DeliveryId;
 use crate::governor::Governor;
 use crate::health::Health;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, ScopeKey};
 use crate::membership::Membership;
-use crate::name::{HandlerName, NodeName};
+use crate::name::{AppName, HandlerName, NodeName};
+use crate::receipt::{Receipt, Receipts};
 use crate::record::{AppRecord, AppState, HandlerTag, MAX_RECORD, Record, Records};
 use crate::stale::Stale;
 use crate::status::{LastRun, LastUpgrade, MissingAsk};
@@ -104,6 +107,11 @@ pub struct Node {
     governor: Governor,
     govern: govern::State,
     ledger: Ledger,
+    receipts: Receipts,
+    /// What will be told of the runs that go on.
+    drafts: BTreeMap<DeliveryId, Receipt>,
+    /// Which receipt of each application was taken for what is published.
+    adopted: BTreeMap<AppName, u64>,
     books: BTreeMap<HandlerName, HandlerBook>,
     /// When this node begins to run handlers; none before it knows enough to do so.
     runs_from: Option<Instant>,
@@ -149,6 +157,9 @@ impl Node {
             governor: Governor::default(),
             govern: govern::State::default(),
             ledger: Ledger::default(),
+            receipts: Receipts::default(),
+            drafts: BTreeMap::new(),
+            adopted: BTreeMap::new(),
             books: settings.handlers.iter().map(|h| (h.name.clone(), HandlerBook::default())).collect(),
             runs_from: None,
             own_scopes: Default::default(),
@@ -294,6 +305,8 @@ impl Node {
                 self.take_record(record);
             }
         }
+        let receipts = self.membership.take_receipts();
+        self.take_receipts(now.at, receipts);
         let changes = self.membership.take_changes();
         if !changes.members.is_empty() {
             self.note_losses(now.at);
@@ -322,7 +335,7 @@ impl Node {
             self.refresh(now, &stale);
         }
         if self.govern_due(now.at) {
-            let changed = self.govern(now.at);
+            let changed = self.govern(now);
             self.reconcile_apps(now, &changed);
         }
         self.dispatch(now);

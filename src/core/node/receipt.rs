@@ -1,0 +1,137 @@
+//! Receipts: what this node has published is told to all, and what others have published is where it begins.
+//!
+//! A run that ended well is told of once, if it says anything new. A node that has just started, or comes back, takes the
+//! newest receipt of each application for what stands outside, until it has settled. A run that read what it writes
+//! before a receipt of another node did is of no use any more: it may send nothing, and is tried again.
+
+use std::collections::BTreeSet;
+
+use super::{Node, Output};
+use crate::config::{Handler, RunOn};
+use crate::event::{DeliveryId, RunEnd};
+use crate::ledger::Delivery;
+use crate::message::{Message, encoded_len};
+use crate::name::NodeName;
+use crate::plan;
+use crate::receipt::{Members, Receipt, Scope};
+use crate::record::ShortDigest;
+use crate::route::Route;
+use crate::status::ReceiptStatus;
+use crate::time::{Instant, Now, Wall};
+
+impl Node {
+    /// What will be told of a run that begins now, if it ends well. Where each node runs for itself nobody needs to know.
+    pub(super) fn draft_receipt(&mut self, now: Now, delivery: &Delivery) {
+        let Some(app) = delivery.key.app.clone() else { return };
+        if self.handler(&delivery.key).is_none_or(|handler| handler.run_on != RunOn::One) {
+            return;
+        }
+        let mut receipt = Receipt {
+            handler: ShortDigest::of_name(&delivery.key.handler),
+            app: app.clone(),
+            node: self.settings.name.clone(),
+            epoch: self.receipts.next_epoch(now.wall),
+            revision: plan::revision(self.governor.wanted(&app).unwrap_or_default()),
+            published: Members::These(Vec::new()),
+            failures: Vec::new(),
+        };
+        let claims = self.view.claims(&app);
+        let published: BTreeSet<_> = self.governor.published(&app).collect();
+        let others = claims.keys().filter(|member| !published.contains(member));
+        receipt.tell(published.iter().copied(), others, self.governor.failures(&app, now.at));
+        self.drafts.insert(delivery.id.clone(), receipt);
+    }
+
+    /// A run has ended: if well, all hear of it.
+    pub(super) fn issue_receipt(&mut self, now: Instant, id: &DeliveryId, end: &RunEnd) {
+        let draft = self.drafts.remove(id).filter(|_| matches!(end, RunEnd::Done { .. }));
+        let Some(receipt) = draft else { return };
+        let is_news = self.receipts.get(&receipt.scope()).is_none_or(|held| !receipt.says_the_same(held));
+        if is_news && self.receipts.take(now, receipt.clone()) {
+            self.membership.broadcast_receipt(now, &receipt);
+            self.membership.gossip(now);
+        }
+    }
+
+    /// A peer has told what was published last.
+    pub(super) fn on_receipts(&mut self, now: Instant, sender: &NodeName, known: u16, receipts: Vec<Receipt>) {
+        self.take_receipts(now, receipts);
+        self.exchange.note_receipts(sender, known);
+    }
+
+    /// What other nodes have published.
+    pub(super) fn take_receipts(&mut self, now: Instant, receipts: Vec<Receipt>) {
+        for receipt in receipts {
+            let (scope, epoch, is_own) = (receipt.scope(), receipt.epoch, receipt.node == self.settings.name);
+            self.membership.broadcast_receipt(now, &receipt);
+            if self.receipts.take(now, receipt) && !is_own {
+                self.fence_off(&scope, epoch);
+            }
+        }
+    }
+
+    fn fence_off(&mut self, scope: &Scope, epoch: u64) {
+        let is_older = |draft: &Receipt| draft.scope() == *scope && draft.epoch <= epoch;
+        let late = self.drafts.extract_if(.., |_, draft| is_older(draft));
+        let late: Vec<_> = late.map(|(id, _)| id).collect();
+        self.outputs.extend(late.into_iter().map(Output::Fence));
+    }
+
+    /// Tells a node that looks for its cluster what was published last.
+    pub(super) fn send_receipts(&mut self, to: Route) {
+        let known = u16::try_from(self.receipts.iter().count()).unwrap_or(u16::MAX);
+        let budget = self.budget(to);
+        let (mut chunks, mut room) = (vec![Vec::new()], budget);
+        for receipt in self.receipts.iter() {
+            let size = encoded_len(receipt);
+            if size > room {
+                chunks.push(Vec::new());
+                room = budget;
+            }
+            room = room.saturating_sub(size);
+            chunks.last_mut().expect("there is one").push(receipt.clone());
+        }
+        for receipts in chunks {
+            self.send(to, &Message::Receipts { known, receipts });
+        }
+    }
+
+    /// As long as this node has not settled, what others have published is what is published.
+    pub(super) fn adopt_receipts(&mut self, now: Now) {
+        let apps: Vec<_> = self.view.apps().cloned().collect();
+        for app in apps {
+            let Some(receipt) = self.receipts.of_app(&app) else { continue };
+            if self.adopted.get(&app).is_some_and(|epoch| *epoch >= receipt.epoch) {
+                continue;
+            }
+            let claims = self.view.claims(&app);
+            let failed = |member: &_| receipt.failure(now.wall, member);
+            self.governor.adopt(now.at, &app, &claims, |member| receipt.has_published(member), failed);
+            self.adopted.insert(app, receipt.epoch);
+        }
+    }
+
+    /// What was published last, of the handlers that this node has.
+    pub(super) fn receipt_status(&self) -> Vec<ReceiptStatus> {
+        let status = |handler: &Handler, receipt: &Receipt| {
+            let members = self.view.claims(&receipt.app);
+            ReceiptStatus {
+                handler: handler.name.to_string(),
+                app: receipt.app.to_string(),
+                node: receipt.node.to_string(),
+                time: Wall(receipt.epoch).rfc3339(),
+                revision: receipt.revision.clone(),
+                published: members.keys().filter(|it| receipt.has_published(it)).map(ToString::to_string).collect(),
+            }
+        };
+        let of_handler = |handler: &Handler| {
+            let tag = ShortDigest::of_name(&handler.name);
+            self.receipts
+                .iter()
+                .filter(|receipt| receipt.handler == tag)
+                .map(|it| status(handler, it))
+                .collect::<Vec<_>>()
+        };
+        self.settings.handlers.iter().flat_map(of_handler).collect()
+    }
+}
