@@ -32,7 +32,9 @@ use crate::events::Events;
 use crate::memory;
 use crate::metrics::Metrics;
 
-pub use self::commands::{Answer, Change, Command, Commands, Forgotten, Maintained, Redelivered, Refusal, Reloaded};
+pub use self::commands::{
+    Answer, Beaten, Change, Command, Commands, Forgotten, Maintained, Redelivered, Refusal, Reloaded,
+};
 pub use self::upload::Upload;
 
 /// The socket file's rights: its owner and its group may ask.

@@ -1,28 +1,33 @@
-//! The probe of a local application: one connection, one request where it is an HTTP check, one verdict.
+//! The probe of a local application: one connection, with one request where it is an HTTP check, or one run of a command;
+//! and one verdict.
 //!
-//! A fresh connection each time, one clock over all of it, and never more of an answer than is needed, so that an
+//! All is fresh each time, one clock is over all of it, and never more of an answer is taken than is needed, so that an
 //! application that hangs, drips or floods costs a bounded amount and fails like any other. The driver calls this when
 //! the core says that a check is due; what a verdict means is the core's to say.
 
+mod account;
+mod exec;
 mod http;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use picored_core::config::{App, Check, Trust};
+use picored_core::config::{App, Check, ExecCheck, HttpCheck, Trust};
+use picored_core::name::AppName;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::exec::Runs;
 use crate::tls::{self, Tls};
 
-/// Longest file of CA certificates, in bytes. All of the web's take a fifth of it.
-const CA_FILE_LIMIT: u64 = 1 << 20;
+/// Longest file that is read, in bytes. All CA certificates of the web take a fifth of it.
+const FILE_LIMIT: u64 = 1 << 20;
 
 /// Why the checks of a config cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +60,26 @@ pub enum CheckError {
         /// The library's word.
         why: String,
     },
+    /// There is no such program, or it is none.
+    #[error("the exec check of app {app} has a program that cannot be run: {}: {why}", path.display())]
+    Program {
+        /// Whose check it is.
+        app: String,
+        /// The program.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It cannot be run as this user.
+    #[error("the exec check of app {app} cannot be made as the user {user}: {why}")]
+    User {
+        /// Whose check it is.
+        app: String,
+        /// The user.
+        user: String,
+        /// What is missing.
+        why: String,
+    },
 }
 
 /// Makes probes: holds what they trust. Cheap to clone.
@@ -63,19 +88,32 @@ pub struct Prober {
     platform: Arc<Tls>,
     /// For all trust but that in the platform.
     trusted: Arc<BTreeMap<Trust, Arc<ClientConfig>>>,
+    /// For all checks that are commands.
+    commands: Arc<BTreeMap<AppName, Runs>>,
 }
 
 impl Prober {
     /// Reads the files that the checks of `apps` name; each is held once. The `platform`'s roots are read when a check
-    /// needs them.
+    /// needs them. Programs and users are looked for.
     ///
     /// # Errors
     /// One for each app whose check could never be good.
     pub fn new(apps: &[App], platform: Arc<Tls>) -> Result<Self, Vec<CheckError>> {
         let mut trusted = BTreeMap::new();
+        let mut commands = BTreeMap::new();
         let mut errors = Vec::new();
         for app in apps {
-            let Check::Http(check) = &app.check else { continue };
+            let check = match &app.check {
+                Check::Http(check) => check,
+                Check::Exec(check) => {
+                    match runs(app, check) {
+                        Ok(runs) => drop(commands.insert(app.name.clone(), runs)),
+                        Err(error) => errors.push(error),
+                    }
+                    continue;
+                }
+                Check::Tcp(_) | Check::Ttl(_) => continue,
+            };
             let Some(tls) = check.tls.as_ref().filter(|tls| !trusted.contains_key(&tls.trust)) else { continue };
             let name = || app.name.to_string();
             let config = match &tls.trust {
@@ -95,29 +133,35 @@ impl Prober {
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Self { platform, trusted: Arc::new(trusted) }) } else { Err(errors) }
+        match errors.is_empty() {
+            true => Ok(Self { platform, trusted: Arc::new(trusted), commands: Arc::new(commands) }),
+            false => Err(errors),
+        }
     }
 
-    /// Asks the application once. `Err` is a short reason for people; the whole probe ends within `limit`.
-    pub async fn probe(&self, check: &Check, limit: Duration) -> Result<(), String> {
+    /// Asks the application, which is one of those that this was made for, once. `Err` is a short reason for people; the
+    /// whole probe ends within the application's `timeout`. When this is dropped, it ends as well.
+    pub async fn probe(&self, app: &App) -> Result<(), String> {
         // To read the platform's roots may take longer than a check may, and is not the application's fault.
-        let config = match check {
-            Check::Http(check) => match &check.tls {
-                Some(tls) => Some(self.config(&tls.trust).await?),
-                None => None,
-            },
-            Check::Tcp(_) => None,
+        let config = match &app.check {
+            Check::Http(HttpCheck { tls: Some(tls), .. }) => Some(self.config(&tls.trust).await?),
+            _ => None,
         };
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + app.timeout;
         let mut doing = "resolving the name";
         let work = async {
-            match check {
+            match &app.check {
                 Check::Http(check) => http::ask(check, config, deadline, &mut doing).await,
                 Check::Tcp(check) => connect(&check.host, check.port, deadline, &mut doing).await.map(drop),
+                Check::Exec(check) => match self.commands.get(&app.name) {
+                    Some(runs) => runs.ask(check, &mut doing).await,
+                    None => Err("its command was not looked at".into()),
+                },
+                Check::Ttl(_) => Err("it is not asked, it says itself how it is".into()),
             }
         };
         let verdict = timeout_at(deadline, work).await;
-        verdict.unwrap_or_else(|_| Err(format!("timed out after {limit:?} {doing}")))
+        verdict.unwrap_or_else(|_| Err(format!("timed out after {:?} {doing}", app.timeout)))
     }
 
     async fn config(&self, trust: &Trust) -> Result<Arc<ClientConfig>, String> {
@@ -128,11 +172,27 @@ impl Prober {
     }
 }
 
+/// What is needed to run the command of `app`, which is `check`.
+fn runs(app: &App, check: &ExecCheck) -> Result<Runs, CheckError> {
+    let why = match check.program.metadata() {
+        Err(error) => Some(error.to_string()),
+        Ok(found) if !found.is_file() => Some("it is no file".to_owned()),
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => Some("it is not executable (see chmod)".to_owned()),
+        Ok(_) => None,
+    };
+    if let Some(why) = why {
+        return Err(CheckError::Program { app: app.name.to_string(), path: check.program.clone(), why });
+    }
+    let Some(user) = &check.user else { return Ok(Runs::new(None)) };
+    let account = account::find(user);
+    account.map(Runs::new).map_err(|why| CheckError::User { app: app.name.to_string(), user: user.clone(), why })
+}
+
 /// The whole file, if it is not longer than any such file.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(CA_FILE_LIMIT + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > CA_FILE_LIMIT {
+    File::open(path)?.take(FILE_LIMIT + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > FILE_LIMIT {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 MiB"));
     }
     Ok(content)

@@ -27,6 +27,7 @@ use picored_core::status::Status;
 use picored_core::time::{Instant, Now, Wall};
 use picored_core::versions::Takeover;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch as watch_channel};
+use tokio::task::AbortHandle;
 
 use self::handlers::Handlers;
 pub use self::kept::letters;
@@ -153,6 +154,8 @@ pub struct Driver {
     service: Service,
     /// When the service manager was last told that the loop goes round.
     told_alive: Instant,
+    /// The checks that run, by number.
+    checks: HashMap<u64, AbortHandle>,
     /// Who waits for the end of which delivery.
     asked: HashMap<DeliveryId, oneshot::Sender<Answer>>,
     /// One dry run at a time.
@@ -200,6 +203,7 @@ impl Driver {
             events,
             service,
             told_alive: Instant::default(),
+            checks: HashMap::new(),
             asked: HashMap::new(),
             dry_runs: Arc::new(Semaphore::new(1)),
             reports,
@@ -312,6 +316,11 @@ impl Driver {
                 Output::Close { connection } => self.streams.close(connection),
                 Output::Resolve { name, port } => self.resolve(name, port),
                 Output::Check { number, app } => self.check(number, *app),
+                Output::EndCheck { number } => {
+                    if let Some(check) = self.checks.remove(&number) {
+                        check.abort();
+                    }
+                }
                 Output::Load(handler) => self.handlers.load(&handler),
                 Output::Invoke(run) => {
                     if let Some(word) = self.handlers.invoke(*run) {
@@ -381,6 +390,10 @@ impl Driver {
         let Some(input) = news else { return };
         let ready = match &input {
             Input::HandlerReady { handler, .. } => Some(handler.clone()),
+            Input::CheckDone { number, .. } => {
+                self.checks.remove(number);
+                None
+            }
             _ => None,
         };
         self.node.handle(self.clock.now(), input);
@@ -406,6 +419,7 @@ impl Driver {
             }
             Change::Maintenance { app, on, limit } => self.maintain(app.as_ref(), on, limit, reply),
             Change::Redeliver { delivery } => self.redeliver(&delivery, reply),
+            Change::Beat { app, result } => self.beat(&app, &result, reply),
             Change::Forget { member } => self.forget(&member, reply),
             Change::Reload { dry_run } => self.reload(Request { dry_run, reply: Some(reply) }),
             Change::Upgrade { handler, component } => {
@@ -420,8 +434,8 @@ impl Driver {
     }
 
     /// Starts a task whose result comes in as an input.
-    fn start(&self, task: impl Future<Output = Input> + Send + 'static) {
-        handlers::report(&self.reports.0, async { Report::Node(task.await) });
+    fn start(&self, task: impl Future<Output = Input> + Send + 'static) -> AbortHandle {
+        handlers::report(&self.reports.0, async { Report::Node(task.await) })
     }
 
     fn resolve(&self, name: String, port: u16) {
@@ -442,13 +456,14 @@ impl Driver {
         });
     }
 
-    fn check(&self, number: u64, app: App) {
+    fn check(&mut self, number: u64, app: App) {
         let (prober, metrics) = (self.prober.clone(), self.metrics.clone());
-        self.start(async move {
+        let check = self.start(async move {
             let begun = tokio::time::Instant::now();
-            let result = prober.probe(&app.check, app.timeout).await;
+            let result = prober.probe(&app).await;
             metrics.checked(app.name.as_str(), begun.elapsed());
             Input::CheckDone { number, result }
         });
+        self.checks.insert(number, check);
     }
 }

@@ -23,8 +23,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-use super::commands::CHANGE_TIME;
-use super::{Deliveries, Forgotten, HandlerChange, HandlerRun, Maintained, NodeStatus, Redelivered, Reloaded};
+use super::commands::{CHANGE_TIME, MAX_REASON};
+use super::{Beaten, Deliveries, Forgotten, HandlerChange, HandlerRun, Maintained, NodeStatus, Redelivered, Reloaded};
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,6 +128,18 @@ pub async fn maintenance(
     // A part of a second more is not missed.
     let limit = limit.map(|limit| format!("&for={}", limit.as_secs_f64().ceil())).unwrap_or_default();
     post(socket, format!("/v1/maintenance?{}{app}{limit}", if on { "on" } else { "off" }), Vec::new()).await
+}
+
+/// `POST /v1/apps/NAME/beat`: the application is well, or fails for this reason.
+pub async fn beat(socket: &Path, app: &AppName, fails: bool, reason: Option<&str>) -> Result<Beaten, ClientError> {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if fails {
+        query.append_key_only("fail");
+    }
+    if let Some(reason) = reason {
+        query.append_pair("reason", &reason.chars().take(MAX_REASON).collect::<String>());
+    }
+    post(socket, format!("/v1/apps/{app}/beat?{}", query.finish()), Vec::new()).await
 }
 
 /// `GET /v1/handlers`.

@@ -17,9 +17,12 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::upload::Upload;
+use crate::log;
 
 /// So many commands wait for the driver.
 const WAITING: usize = 4;
+/// So much is kept of why an application says that it fails, in characters.
+pub(super) const MAX_REASON: usize = 200;
 /// What is told to the daemon is answered within this time: the longest compilation, and then some.
 pub(super) const CHANGE_TIME: Duration = Duration::from_secs(600);
 
@@ -68,6 +71,13 @@ pub enum Change {
         /// After how long it ends by itself, if it does.
         limit: Option<Duration>,
     },
+    /// An application says how it is. The answer is a [`Beaten`].
+    Beat {
+        /// Which.
+        app: AppName,
+        /// Well, or why not.
+        result: Result<(), String>,
+    },
     /// Read the config anew and take it in.
     Reload {
         /// Only say what that would change.
@@ -110,6 +120,15 @@ pub struct Maintained {
     pub until: Option<String>,
     /// Whether it stays published all the same, as it is up nowhere else.
     pub kept: bool,
+}
+
+/// The answer to `POST /v1/apps/NAME/beat`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beaten {
+    /// Its name.
+    pub app: String,
+    /// Its state from now on: `unknown`, `up`, `down` or `maintenance`.
+    pub state: String,
 }
 
 /// What came of a command: something to tell, in JSON, or why it was not done.
@@ -193,6 +212,11 @@ pub(super) fn delivery(handler: &str, number: &str) -> Result<DeliveryId, Refusa
     id.map_err(|error: NoDeliveryId| Refusal::new(StatusCode::NOT_FOUND, error.to_string()))
 }
 
+/// The application of that name, if there can be one.
+pub(super) fn app(name: &str) -> Result<AppName, Refusal> {
+    AppName::new(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, format!("no such application: {error}")))
+}
+
 /// Whether a query has `key`, with or without a value.
 pub(super) fn has(query: &str, key: &str) -> bool {
     url::form_urlencoded::parse(query.as_bytes()).any(|(found, _)| found == key)
@@ -231,6 +255,25 @@ pub(super) fn maintenance(query: &str) -> Result<Change, Refusal> {
     }
     let on = on.ok_or_else(|| wrong("say `on` or `off`".into()))?;
     Ok(Change::Maintenance { app, on, limit })
+}
+
+/// `fail` and `reason=TEXT`, each of which may be left out.
+pub(super) fn beat(app: AppName, query: &str) -> Result<Change, Refusal> {
+    let wrong = |reason: &str| Refusal::new(StatusCode::BAD_REQUEST, reason);
+    let (mut fails, mut reason) = (false, None);
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "fail" => fails = true,
+            "reason" => reason = Some(value.chars().take(MAX_REASON).collect::<String>()),
+            _ => return Err(wrong("this takes `fail` and `reason`")),
+        }
+    }
+    let result = match (fails, reason) {
+        (true, reason) => Err(reason.map_or_else(|| "it says so itself".into(), |text| log::printable(&text).into())),
+        (false, None) => Ok(()),
+        (false, Some(_)) => return Err(wrong("`reason` is why it fails: say `fail` as well")),
+    };
+    Ok(Change::Beat { app, result })
 }
 
 /// Whether a reload shall only be tried. What is not understood here must not be done for real.

@@ -42,6 +42,7 @@ enum Route {
     Run(String),
     Forget(String),
     Maintenance,
+    Beat(String),
     Reload,
 }
 
@@ -64,6 +65,7 @@ impl Route {
             ["", "v1", "handlers", name, "run"] => Self::Run(name.to_owned()),
             ["", "v1", "members", name, "forget"] => Self::Forget(name.to_owned()),
             ["", "v1", "maintenance"] => Self::Maintenance,
+            ["", "v1", "apps", name, "beat"] => Self::Beat(name.to_owned()),
             ["", "v1", "reload"] => Self::Reload,
             ["", "v1", "handlers", name, "upgrade"] => Self::Upgrade(name.to_owned()),
             ["", "v1", "handlers", name, "rollback"] => Self::Rollback(name.to_owned()),
@@ -82,6 +84,7 @@ impl Route {
             | Self::Run(_)
             | Self::Forget(_)
             | Self::Maintenance
+            | Self::Beat(_)
             | Self::Reload => Method::POST,
         }
     }
@@ -134,7 +137,7 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let Sources { status, metrics, events, followers, commands } = sources;
     let route = Route::of(request.uri().path()).ok_or_else(|| {
-        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/maintenance, /v1/handlers, /v1/events, /v1/deliveries, \
+        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/maintenance, /v1/apps/NAME/beat, /v1/handlers, /v1/events, /v1/deliveries, \
                      /v1/deliveries/HANDLER/NUMBER/redeliver, /v1/reload, /metrics, \
                      and for each handler /v1/handlers/NAME/upgrade, .../rollback and .../run";
         Refusal::new(StatusCode::NOT_FOUND, format!("no such path: there are {paths}"))
@@ -206,6 +209,11 @@ async fn answer(
             may_change?;
             commands::no_body(body).await?;
             commands::maintenance(query)?
+        }
+        Route::Beat(app) => {
+            may_change?;
+            commands::no_body(body).await?;
+            commands::beat(commands::app(&app)?, query)?
         }
         Route::Reload => {
             may_change?;

@@ -1,14 +1,16 @@
 //! Probes of servers that are right, wrong, slow, silent, endless or not there, over real sockets.
 
+mod exec;
 mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
-use picored_core::config::{CheckMethod, HttpCheck, TcpCheck};
+use picored_core::config::{CheckMethod, TcpCheck};
 
 use super::http::BODY_LIMIT;
 use super::*;
@@ -30,13 +32,25 @@ pub(super) fn check(address: SocketAddr) -> HttpCheck {
 }
 
 async fn probe(check: &HttpCheck, limit: Duration) -> Result<(), String> {
-    let prober = Prober::new(&[], Arc::default()).unwrap();
-    prober.probe(&Check::Http(check.clone()), limit).await
+    let app = app(Check::Http(check.clone()), limit);
+    Prober::new(&[], Arc::default()).unwrap().probe(&app).await
 }
 
 async fn probe_tcp(host: &str, port: u16, limit: Duration) -> Result<(), String> {
-    let prober = Prober::new(&[], Arc::default()).unwrap();
-    prober.probe(&Check::Tcp(TcpCheck { host: host.into(), port }), limit).await
+    let app = app(Check::Tcp(TcpCheck { host: host.into(), port }), limit);
+    Prober::new(&[], Arc::default()).unwrap().probe(&app).await
+}
+
+pub(super) fn app(check: Check, timeout: Duration) -> App {
+    App {
+        name: AppName::new("www").unwrap(),
+        publish: vec![],
+        check,
+        interval: Duration::from_secs(5),
+        timeout,
+        rise: 2,
+        fall: 3,
+    }
 }
 
 /// Serves one connection: reads the head of a request, says `answer`, and, if told so, says `again` until the other

@@ -142,6 +142,7 @@ key_file = {key}
 # profile = \"wan\"
 
 # What is kept up: its addresses stay in the record while the check is good. One section for each application.
+# A check can also be a command, {{ exec = [\"/usr/bin/...\"] }}, or `picored beat www` once in {{ ttl = \"30s\" }}.
 [[app]]
 name = \"www\"
 publish = [{publish}]

@@ -4,6 +4,7 @@
 //! decided here: verbs read a config or ask a daemon, and call the part of the program that does the work.
 
 mod ask;
+mod beat;
 mod check;
 mod completions;
 mod deliveries;
@@ -26,9 +27,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Name lookups may wait for a slow resolver on threads of their own; so many at a time. A handler takes two of them at
-/// most, so the daemon's own always find one. A thread that is not needed is not there.
-const BLOCKING_THREADS: usize = 16 + 2 * picored_core::config::MAX_HANDLERS;
+/// Name lookups may wait for a slow resolver on threads of their own, and starts of commands for a slow disk; so many at a
+/// time. A handler takes two of them at most and a check one, so the daemon's own always find one. A thread that is not
+/// needed is not there.
+const BLOCKING_THREADS: usize = 16 + 2 * picored_core::config::MAX_HANDLERS + picored_core::config::MAX_APPS;
 
 /// Keeps a site's DNS in line with the servers that are up.
 #[derive(Parser)]
@@ -64,6 +66,7 @@ enum Verb {
     Redeliver(redeliver::Args),
     Forget(forget::Args),
     Maintenance(maintenance::Args),
+    Beat(beat::Args),
     Handler(handler::Args),
     Sim(sim::Args),
     Completions(completions::Args),
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Verb::Deliveries(args) => deliveries::run(&args),
         Verb::Redeliver(args) => redeliver::run(&args),
         Verb::Maintenance(args) => maintenance::run(&args),
+        Verb::Beat(args) => beat::run(&args),
         Verb::Forget(args) => forget::run(&args),
         Verb::Handler(args) => handler::run(&args),
         Verb::Sim(args) => sim::run(&args),

@@ -12,8 +12,9 @@ use crate::log::printable;
 
 /// Show what a running node is doing
 ///
-/// With --json: one object with `version`, `pid`, `node`, `cluster`, `state`, `members`, `quorum`, `known_size`, `holds`, `handlers`, `datagrams`,
-/// `resident_bytes` and `anonymous_bytes` (null where the system does not tell).
+/// With --json: one object with `version`, `pid`, `node`, `cluster`, `state`, `members`, `quorum`, `known_size`, `holds`,
+/// `receipts` (what was published last), `handlers`, `datagrams`, `resident_bytes` and `anonymous_bytes` (null where the
+/// system does not tell).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  picored status\n  picored status --json | jq '.handlers[] | {name, state, \
                         last}'\n  curl --unix-socket /run/picored/picored.sock http://picored/v1/status")]

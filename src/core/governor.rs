@@ -57,9 +57,7 @@ impl Hold {
             Self::Panic => "panic",
         }
     }
-}
 
-impl Hold {
     /// What it means, for people.
     pub const fn explanation(self) -> &'static str {
         match self {

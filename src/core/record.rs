@@ -26,7 +26,7 @@ pub const MAX_RECORDS: usize = 4096;
 /// An application's health, as its owner says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AppState {
-    /// Not yet checked often enough since the owner started.
+    /// Not yet checked often enough, or not yet heard, since the owner started.
     Unknown,
     /// Healthy.
     Up,
@@ -57,7 +57,7 @@ pub struct AppRecord {
     pub state: AppState,
     /// The record's sequence when the state last changed: part of the event's id.
     pub changed: u64,
-    /// The port of its check.
+    /// The port of its check; 0 if that asks none.
     pub port: u16,
     /// What to publish while it is up.
     pub publish: Vec<IpAddr>,

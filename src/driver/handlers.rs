@@ -17,7 +17,7 @@ use picored_core::name::HandlerName;
 use picored_core::node::{Input, Invocation};
 use picored_core::versions::Takeover;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::Report;
@@ -439,12 +439,16 @@ impl Slot {
 }
 
 /// Starts a task whose end is a report.
-pub(super) fn report(reports: &mpsc::Sender<Report>, task: impl Future<Output = Report> + Send + 'static) {
+pub(super) fn report(
+    reports: &mpsc::Sender<Report>,
+    task: impl Future<Output = Report> + Send + 'static,
+) -> AbortHandle {
     let reports = reports.clone();
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         // Only a driver that has ended takes nothing any more.
         let _ = reports.send(task.await).await;
     });
+    task.abort_handle()
 }
 
 /// Who asked may have gone.

@@ -1,4 +1,5 @@
-//! Runs that somebody asked for by hand, over the admin socket: in the handler's line, or dry beside it.
+//! What is said over the admin socket and has an answer: runs by hand, in the handler's line or dry beside it, beats,
+//! maintenance, members to forget.
 //!
 //! A run in the line is a delivery like any other, whose end is the answer. A dry one reads what a run would read and
 //! writes nothing. Part of the driver.
@@ -8,7 +9,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use picored_core::event::{DeliveryId, EventKind, RunEnd};
 use picored_core::name::{AppName, HandlerName, NodeName};
-use picored_core::node::{Maintenance, ManualError, Notice};
+use picored_core::node::{BeatError, Maintenance, ManualError, Notice};
 use tokio::sync::oneshot;
 
 use super::Driver;
@@ -48,6 +49,20 @@ impl Driver {
         let done = done.map(|()| json(&admin::Forgotten { member: member.to_string() }));
         // Who asked may have gone.
         let _ = reply.send(done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error.to_string())));
+    }
+
+    /// An application says how it is.
+    pub(super) fn beat(&mut self, app: &AppName, result: &Result<(), String>, reply: oneshot::Sender<Answer>) {
+        let done = self.node.beat(self.clock.now(), app, result);
+        let done = done.map(|state| json(&admin::Beaten { app: app.to_string(), state: state.as_str().to_owned() }));
+        let refused = |error: BeatError| {
+            let code = match error {
+                BeatError::NoSuchApp(_) => StatusCode::NOT_FOUND,
+                BeatError::IsChecked(_) => StatusCode::CONFLICT,
+            };
+            Refusal::new(code, error.to_string())
+        };
+        let _ = reply.send(done.map_err(refused));
     }
 
     /// Begins or ends maintenance.

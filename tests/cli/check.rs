@@ -134,6 +134,22 @@ fn a_ca_file_that_is_none_is_told_by_check_and_ends_the_start() {
 }
 
 #[test]
+fn a_command_that_cannot_be_run_is_told_by_check_and_ends_the_start() {
+    let site = Site::new();
+    let check = format!("exec = [\"{}\"], user = \"no-such-user\"", site.at("program").display());
+    let config = site.config(&site.good().replace("http = \"http://127.0.0.1:8080/health\"", &check));
+    let said = |error: &str| {
+        for verb in ["check", "run"] {
+            let complaint = complaint(1, &[verb, "--config", &config]);
+            assert!(complaint.contains(&format!("the exec check of app www {error}")), "{verb}: {complaint}");
+        }
+    };
+    said(&format!("has a program that cannot be run: {}: No such file", site.at("program").display()));
+    std::os::unix::fs::symlink("/bin/true", site.at("program")).unwrap();
+    said("cannot be made as the user no-such-user: /etc/passwd has no such user");
+}
+
+#[test]
 fn configs_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("none.toml");

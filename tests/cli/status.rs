@@ -108,6 +108,7 @@ fn status_tells_programs_all_of_it() {
         "node",
         "pid",
         "quorum",
+        "receipts",
         "resident_bytes",
         "state",
         "version",

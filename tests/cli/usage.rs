@@ -21,6 +21,7 @@ fn help_names_the_verbs_and_each_has_an_example() {
         "events",
         "deliveries",
         "redeliver",
+        "beat",
         "handler",
         "sim",
         "completions",
@@ -30,7 +31,8 @@ fn help_names_the_verbs_and_each_has_an_example() {
     }
     assert!(help.contains("Exit codes:"), "{help}");
     assert!(!help.contains("compile-component"), "an inner matter: {help}");
-    for verb in ["run", "init", "check", "keygen", "members", "reload", "status", "events", "sim", "completions", "man"]
+    for verb in
+        ["run", "init", "check", "keygen", "members", "reload", "status", "events", "beat", "sim", "completions", "man"]
     {
         let help = said(&[verb, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("  picored {verb}")), "{help}");
@@ -57,6 +59,8 @@ fn wrong_command_lines_end_with_2_and_the_right_usage() {
         &["run", "--config", "x", "--log-level", "loud"],
         &["members", "--socket", "x", "--config", "y"],
         &["keygen", "extra"],
+        &["beat"],
+        &["beat", "www", "--reason", "why"],
         &["handler"],
         &["handler", "inspect"],
         &["handler", "inspect", "x.wasm", "--config", "y"],
@@ -74,7 +78,7 @@ fn wrong_command_lines_end_with_2_and_the_right_usage() {
 fn completions_are_scripts_that_know_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
         let script = said(&["completions", shell]);
-        for word in ["inspect", "--dry-run", "--follow"] {
+        for word in ["inspect", "beat", "--dry-run", "--follow"] {
             let word = if shell == "fish" { word.trim_start_matches('-') } else { word };
             assert!(script.contains(word), "{word} in {shell}");
         }
@@ -89,7 +93,7 @@ fn completions_are_scripts_that_know_the_verbs() {
 #[test]
 fn the_manual_page_has_every_verb_and_renders() {
     let page = said(&["man"]);
-    for section in ["PICORED RUN", "PICORED HANDLER INSPECT", "PICORED EVENTS"] {
+    for section in ["PICORED RUN", "PICORED HANDLER INSPECT", "PICORED EVENTS", "PICORED BEAT"] {
         assert!(page.contains(section), "{section} in {page}");
     }
     assert!(!page.contains("COMPILE"), "an inner matter");

@@ -99,8 +99,9 @@ async fn who_is_dead_counts_until_it_is_forgotten() {
 async fn maintenance_outlives_a_crash() {
     let (site, (website, _)) = (Site::new(), Website::switched().await);
     let setup = site.setup("n1", "127.0.0.1:0").app(&website, "192.0.2.1", "interval = \"100ms\"\nrise = 1");
-    let state_is =
-        |wanted: &'static str| move |status: &Status| (status.members[0].apps.first()?.state == wanted).then_some(());
+    let state_is = |wanted: &'static str| {
+        move |status: &Status| (status.members.first()?.apps.first()?.state == wanted).then_some(())
+    };
     let node = site.start(&setup);
     node.shows("www up", state_is("up")).await;
     let (code, _, error) = node.told(&["maintenance", "on", "shop"]).await;

@@ -132,6 +132,12 @@ impl Setup {
         self
     }
 
+    /// With the application `www`, checked as `check` says; `more` are further keys.
+    pub(crate) fn app_checked(mut self, check: &str, more: &str) -> Self {
+        let _ = writeln!(self.rest, "[[app]]\nname = \"www\"\npublish = [\"192.0.2.1\"]\ncheck = {check}\n{more}");
+        self
+    }
+
     /// With a handler from a file; `more` are further keys and tables.
     pub(crate) fn handler(mut self, name: &str, source: &Path, more: &str) -> Self {
         let _ = writeln!(self.rest, "[[handler]]\nname = \"{name}\"\nsource = \"file:{}\"\n{more}", source.display());

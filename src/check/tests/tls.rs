@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use picored_core::config::{App, Check, CheckTls, HttpCheck, Trust};
-use picored_core::name::AppName;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -75,22 +74,14 @@ fn check(address: SocketAddr, host: &str, trust: Trust) -> HttpCheck {
     HttpCheck { url, tls: Some(CheckTls { server_name, trust }), ..super::check(address) }
 }
 
-fn app(check: &HttpCheck) -> App {
-    App {
-        name: AppName::new("www").unwrap(),
-        publish: vec![],
-        check: Check::Http(check.clone()),
-        interval: PATIENT,
-        timeout: PATIENT,
-        rise: 1,
-        fall: 1,
-    }
+fn app(check: &HttpCheck, limit: std::time::Duration) -> App {
+    super::app(Check::Http(check.clone()), limit)
 }
 
 async fn probe(check: &HttpCheck, limit: std::time::Duration) -> Result<(), String> {
-    let app = app(check);
+    let app = app(check, limit);
     let prober = Prober::new(std::slice::from_ref(&app), Arc::default()).unwrap();
-    prober.probe(&app.check, limit).await
+    prober.probe(&app).await
 }
 
 /// The verdict on a good server that has this certificate, asked by this name.
@@ -212,7 +203,7 @@ fn unusable_ca_files_are_named_with_their_app() {
             std::fs::write(&path, content).unwrap();
         }
         let address = (Ipv4Addr::LOCALHOST, 1).into();
-        let errors = Prober::new(&[app(&check(address, "localhost", Trust::CaFile(path)))], Arc::default());
+        let errors = Prober::new(&[app(&check(address, "localhost", Trust::CaFile(path)), PATIENT)], Arc::default());
         let errors = errors.err().unwrap();
         assert_eq!(errors.len(), 1);
         assert!(errors[0].to_string().contains(&format!("{name} of app www")), "{}", errors[0]);

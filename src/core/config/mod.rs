@@ -191,13 +191,13 @@ pub struct App {
     pub publish: Vec<IpAddr>,
     /// How it is checked.
     pub check: Check,
-    /// From the start of one check to the start of the next, jittered by a tenth.
+    /// From the start of one check to the start of the next, jittered by a tenth. Not for [`Check::Ttl`].
     pub interval: Duration,
-    /// A check that takes longer has failed.
+    /// A check that takes longer has failed. Not for [`Check::Ttl`].
     pub timeout: Duration,
-    /// So many good checks in a row make it up.
+    /// So many good checks, or beats, in a row make it up.
     pub rise: u32,
-    /// So many bad checks in a row make it down.
+    /// So many bad checks in a row make it down. Not for [`Check::Ttl`].
     pub fall: u32,
 }
 
@@ -208,14 +208,19 @@ pub enum Check {
     Http(HttpCheck),
     /// A connection is taken.
     Tcp(TcpCheck),
+    /// A command succeeds.
+    Exec(ExecCheck),
+    /// Nothing is asked: the application says that it is well, at least once in this time.
+    Ttl(Duration),
 }
 
 impl Check {
-    /// The port that is asked.
+    /// The port that is asked; 0 where none is.
     pub fn port(&self) -> u16 {
         match self {
             Self::Http(check) => check.url.port_or_known_default().expect("http and https have one"),
             Self::Tcp(check) => check.port,
+            Self::Exec(_) | Self::Ttl(_) => 0,
         }
     }
 }
@@ -295,6 +300,19 @@ pub struct TcpCheck {
     pub host: String,
     /// From 1.
     pub port: u16,
+}
+
+/// A check by a command of this machine, which is run without a shell. It succeeds by ending with 0 in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecCheck {
+    /// The program, by an absolute path.
+    pub program: PathBuf,
+    /// What it is given. No zero bytes.
+    pub arguments: Vec<String>,
+    /// As whom it is run, if not as the daemon's own user.
+    pub user: Option<String>,
+    /// What stands in its environment, beside and before `PATH` and `LANG`. Sound names, and no zero bytes.
+    pub env: BTreeMap<String, String>,
 }
 
 /// `[[handler]]`: a handler, what it is told, and what it may reach.

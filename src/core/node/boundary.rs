@@ -221,6 +221,11 @@ pub enum Output {
         /// The application, as it is configured now.
         app: Box<App>,
     },
+    /// End a check: nobody waits for its result any more.
+    EndCheck {
+        /// The check's number.
+        number: u64,
+    },
     /// Load a handler that could not be loaded, and answer with [`Input::HandlerReady`] or [`Input::HandlerState`].
     Load(HandlerName),
     /// Run a handler, and answer with [`Input::RunDone`].

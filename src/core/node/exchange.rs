@@ -180,11 +180,8 @@ impl State {
         self.peers.iter().filter_map(|(name, peer)| Some((name, peer.address?)))
     }
 
-    /// How much a peer has to tell of what was published.
     pub(super) fn note_receipts(&mut self, sender: &NodeName, known: u16) {
-        if !self.is_joined() {
-            self.peers.entry(sender.clone()).or_default().receipts = Some(known);
-        }
+        self.peers.entry(sender.clone()).or_default().receipts = Some(known);
     }
 
     pub(super) fn note_response(&mut self, sender: &NodeName, nonce: u64) {

@@ -45,11 +45,7 @@ impl Node {
         let apps = match app {
             None => own,
             Some(app) if own.contains(app) => vec![app.clone()],
-            Some(app) => {
-                let names: Vec<_> = own.iter().map(AppName::as_str).collect();
-                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                return Err(NoSuchApp(app.clone(), names));
-            }
+            Some(app) => return Err(self.no_such_app(app)),
         };
         let until = limit.map(|limit| now.wall.after(limit));
         for app in apps {
@@ -66,6 +62,11 @@ impl Node {
             |app: &AppName| self.governor.holds(app).any(|(member, hold)| member == own && hold == Hold::NeverEmpty);
         let kept = apps.iter().map(|(app, _)| app).filter(|app| is_kept(app)).cloned().collect();
         Ok(Maintenance { apps, kept })
+    }
+
+    pub(super) fn no_such_app(&self, app: &AppName) -> NoSuchApp {
+        let names: Vec<_> = self.settings.apps.iter().map(|own| own.name.as_str()).collect();
+        NoSuchApp(app.clone(), if names.is_empty() { "none".to_owned() } else { names.join(", ") })
     }
 
     /// When the next maintenance ends by itself. The time of day decides, as it has to survive a restart; that it may be

@@ -6,6 +6,7 @@
 //! (`deliver`), and what a handler shall hear of leaves as [`Output::Invoke`].
 
 mod agree;
+mod beat;
 mod boundary;
 mod datagram;
 mod deliver;
@@ -35,7 +36,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::agreement::Difference;
-use crate::config::Handler;
+use crate::config::{Check, Handler};
 use crate::contacts::Contacts;
 use crate::defences::Defences;
 use crate::envelope::{self, Cluster, MAX_DATAGRAM, Refusal, Sealer};
@@ -54,6 +55,7 @@ use crate::time::{Instant, Now, TimerQueue};
 use crate::versions::Versions;
 use crate::view::View;
 
+pub use self::beat::BeatError;
 pub use self::boundary::{Input, Invocation, Notice, Output, Settings, SettingsError};
 pub use self::exchange::MAX_REMEMBERED;
 pub use self::forget::ForgetError;
@@ -151,7 +153,7 @@ impl Node {
             contacts: Contacts::default(),
             membership: Membership::new(identity, settings.profile, max_packet, foca_rng),
             records: Records::default(),
-            health: settings.apps.iter().map(|_| Health::new(now.at)).collect(),
+            health: settings.apps.iter().map(|app| Health::new(now.at, &app.check)).collect(),
             checks_started: 0,
             view: View::default(),
             governor: Governor::default(),
@@ -235,12 +237,9 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Now) {
         self.note_standstill(now);
         self.membership.handle_timeout(now.at);
-        for (app, health) in self.settings.apps.iter().zip(&mut self.health) {
-            let number = self.checks_started + 1;
-            if self.leaving.is_none() && health.start_check(now.at, number) {
-                self.checks_started = number;
-                self.outputs.push_back(Output::Check { number, app: Box::new(app.clone()) });
-            }
+        if self.leaving.is_none() {
+            self.start_checks(now.at);
+            self.look_for_beats(now.at);
         }
         if self.leaving.is_none() && self.exchange.next_contact() <= now.at {
             self.contact(now.at);
@@ -352,14 +351,29 @@ impl Node {
         *count
     }
 
+    fn start_checks(&mut self, now: Instant) {
+        for (app, health) in self.settings.apps.iter().zip(&mut self.health) {
+            let number = self.checks_started + 1;
+            if health.start_check(now, number) {
+                self.checks_started = number;
+                self.outputs.push_back(Output::Check { number, app: Box::new(app.clone()) });
+            }
+        }
+    }
+
     fn on_check_done(&mut self, now: Instant, number: u64, result: Result<(), String>) {
         let (mut apps, rng) = (self.settings.apps.iter().zip(&mut self.health), &mut self.rng);
-        let changed = apps
-            .find_map(|(app, health)| health.finish_check(now, number, app, &result, rng).then_some((app, &*health)));
-        let Some((app, health)) = changed else { return };
-        let (name, state) = (app.name.clone(), health.state());
+        if let Some(index) = apps.position(|(app, health)| health.finish_check(now, number, app, &result, rng)) {
+            self.verdict_changed(now, index);
+        }
+    }
+
+    /// Tells of the verdict on the application at `index`, which is another now.
+    fn verdict_changed(&mut self, now: Instant, index: usize) {
+        let (app, health) = (self.settings.apps[index].name.clone(), &self.health[index]);
+        let state = health.state();
         let reason = if state == AppState::Down { health.reason().to_owned() } else { String::new() };
-        self.notice(Notice::Health { app: name, state, reason });
+        self.notice(Notice::Health { app, state, reason });
         self.change_own_record(now);
     }
 

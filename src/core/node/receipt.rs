@@ -56,7 +56,9 @@ impl Node {
     /// A peer has told what was published last.
     pub(super) fn on_receipts(&mut self, now: Instant, sender: &NodeName, known: u16, receipts: Vec<Receipt>) {
         self.take_receipts(now, receipts);
-        self.exchange.note_receipts(sender, known);
+        if !self.is_joined() {
+            self.exchange.note_receipts(sender, known);
+        }
     }
 
     /// What other nodes have published.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Node, SettingsError, record_fits};
+use super::{Node, Output, SettingsError, record_fits};
 use crate::config::{App, GovernorRules, Handler, Seed, TwoNode};
 use crate::event::Outcome;
 use crate::health::Health;
@@ -66,16 +66,20 @@ impl Node {
     fn replace_apps(&mut self, now: Instant, apps: Vec<App>) {
         let old = std::mem::take(&mut self.settings.apps).into_iter().zip(std::mem::take(&mut self.health));
         let mut old: BTreeMap<_, _> = old.map(|(app, health)| (app.name.clone(), (app, health))).collect();
+        let mut unwanted = Vec::new();
         let health = apps.iter().map(|app| match old.remove(&app.name) {
             Some((before, mut health)) => {
                 if is_checked_otherwise(&before, app) {
-                    health.begin_anew(now);
+                    unwanted.extend(health.running());
+                    health.begin_anew(now, &app.check);
                 }
                 health
             }
-            None => Health::new(now),
+            None => Health::new(now, &app.check),
         });
         self.health = health.collect();
+        unwanted.extend(old.values().filter_map(|(_, health)| health.running()));
+        self.outputs.extend(unwanted.into_iter().map(|number| Output::EndCheck { number }));
         self.settings.maintained.retain(|name, _| apps.iter().any(|app| app.name == *name));
         self.settings.apps = apps;
     }

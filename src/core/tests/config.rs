@@ -9,7 +9,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use picored_core::config::{Check, CheckMethod, Config, MAX_TEXT_LEN, Profile, RunOn, Seed, Source, TcpCheck, Trust};
+use picored_core::config::{
+    Check, CheckMethod, Config, ExecCheck, MAX_TEXT_LEN, Profile, RunOn, Seed, Source, TcpCheck, Trust,
+};
 use picored_core::event::EventKind;
 use picored_core::policy::{AuthScheme, Grant};
 
@@ -226,7 +228,7 @@ fn https_checks_demand_a_certificate_for_who_is_asked() {
         .iter()
         .filter_map(|app| match &app.check {
             Check::Http(check) => check.tls.as_ref(),
-            Check::Tcp(_) => None,
+            _ => None,
         })
         .map(|tls| (tls.server_name.to_string(), tls.trust.clone()))
         .collect();
@@ -241,10 +243,32 @@ fn https_checks_demand_a_certificate_for_who_is_asked() {
         .iter()
         .filter_map(|app| match &app.check {
             Check::Tcp(check) => Some((check.host.as_str(), check.port)),
-            Check::Http(_) => None,
+            _ => None,
         })
         .collect();
     assert_eq!(tcp, [("127.0.0.1", 25), ("localhost", 6379)]);
+}
+
+#[test]
+fn commands_and_beats_are_taken_as_they_are_written() {
+    let config = valid("checks.toml");
+    let [.., command, bare, beats, rising] = &config.apps[..] else { panic!("{:?}", config.apps) };
+    let expected = ExecCheck {
+        program: "/usr/lib/nagios/plugins/check_load".into(),
+        arguments: ["-c", "9, 8", ""].map(str::to_owned).to_vec(),
+        user: Some("nagios".into()),
+        env: [("_A1", ""), ("LANG", "en_US.UTF-8")].map(|(name, value)| (name.into(), value.into())).into(),
+    };
+    assert_eq!(command.check, Check::Exec(expected));
+    let expected = ExecCheck {
+        program: "/bin/true".into(),
+        arguments: vec![],
+        user: None,
+        env: std::collections::BTreeMap::new(),
+    };
+    assert_eq!((&bare.check, bare.rise, bare.check.port()), (&Check::Exec(expected), 2, 0));
+    assert_eq!((&beats.check, beats.rise, beats.check.port()), (&Check::Ttl(Duration::from_secs(30)), 1, 0));
+    assert_eq!((&rising.check, rising.rise), (&Check::Ttl(Duration::from_secs(604_800)), 3));
 }
 
 #[test]
@@ -266,6 +290,9 @@ fn remedies_name_what_was_meant() {
         ("syntax-unquoted.toml", "stand in double quotes"),
         ("seeds.toml", "add a port: \"[2001:db8::6]:7946\""),
         ("publish.toml", "write the address as 203.0.113.5"),
+        ("check-kind.toml", "tcp = \"127.0.0.1:5432\", exec = [\"/usr/bin/...\"] or ttl = \"30s\""),
+        ("check-exec.toml", "there is no shell, so words are texts of their own"),
+        ("check-ttl.toml", "ttl = \"30s\""),
         ("check-url.toml", "write \"http://127.0.0.1:8080/health\""),
         ("grant-allow.toml", "allow_private = [\"127.0.0.1/32\"]"),
         ("secrets.toml", "{ credential = \"NAME\" }"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::error::{Findings, Reported, all};
 use super::super::raw::{Table, Text};
-use super::super::{App, MAX_HANDLERS, MAX_PUBLISH_PER_APP};
+use super::super::{App, Check, MAX_HANDLERS, MAX_PUBLISH_PER_APP};
 use super::value::{count, duration, name, not_dialable};
 use super::{app_check, at_most};
 use crate::policy::quoted;
@@ -43,8 +43,14 @@ fn app(table: &Table<'_>, findings: &mut Findings) -> Result<App, Reported> {
     let interval = duration(table, "interval", seconds(5), millis(100)..=seconds(3600), findings);
     // It may be longer than the interval: checks of one app never overlap, so the next one is then late.
     let timeout = duration(table, "timeout", seconds(2), millis(50)..=seconds(60), findings);
-    let rise = count(table, "rise", 2, 1..=100, findings);
+    let speaks_itself = matches!(check, Ok(Check::Ttl(_)));
+    // Where the application speaks for itself its word counts, and the next one may be far off.
+    let rise = count(table, "rise", if speaks_itself { 1 } else { 2 }, 1..=100, findings);
     let fall = count(table, "fall", 3, 1..=100, findings);
+    for key in ["interval", "timeout", "fall"].into_iter().filter(|key| speaks_itself && table.get(key).is_some()) {
+        let help = "leave it out: an application that is late, or says that it fails, is down at once";
+        findings.report(table.place_of(key), format!("`{key}` is for checks that are made, not for ttl"), help);
+    }
     Ok(App {
         name: name?,
         publish: publish?,

@@ -1,9 +1,11 @@
-//! `check` of an `[[app]]`: an HTTP request and what its answer has to be, or a TCP connection.
+//! `check` of an `[[app]]`: an HTTP request and what its answer has to be, a TCP connection, or a time within which the
+//! application speaks for itself. `exec_check` reads those that are a command.
 //!
 //! What is read here cannot make a request that is not the one written down: no header that frames the message or ends
 //! it, no user information, no host with anything behind it. Called by `app`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use toml::de::DeValue;
 use url::{Host, Url};
@@ -11,13 +13,36 @@ use url::{Host, Url};
 use super::super::error::{Findings, Reported, all};
 use super::super::raw::{Table, Text, as_text, did_you_mean};
 use super::super::{Check, CheckMethod, CheckTls, HttpCheck, TcpCheck, Trust};
-use super::at_most;
-use super::value::{is_resolvable, not_dialable, path};
+use super::value::{is_resolvable, not_dialable, path, required_duration};
+use super::{at_most, exec_check};
 use crate::policy::{is_header_name, quoted};
 
-pub(super) const KEYS: [&str; 8] =
-    ["http", "tcp", "method", "headers", "expect_status", "expect_body", "ca_file", "tls_skip_verify"];
+pub(super) const KEYS: [&str; 12] = [
+    "http",
+    "tcp",
+    "exec",
+    "ttl",
+    "method",
+    "headers",
+    "expect_status",
+    "expect_body",
+    "ca_file",
+    "tls_skip_verify",
+    "user",
+    "env",
+];
+/// One of them says what kind of check it is.
+const KINDS: [&str; 4] = ["http", "tcp", "exec", "ttl"];
+/// The other keys, and the kind that has them.
+const KEYS_OF: [(&str, &[&str]); 2] = [
+    ("http", &["method", "headers", "expect_status", "expect_body", "ca_file", "tls_skip_verify"]),
+    ("exec", &["user", "env"]),
+];
 
+/// Within these bounds an application has to speak for itself.
+const TTL_SHORTEST: Duration = Duration::from_secs(1);
+const TTL_LONGEST: Duration = Duration::from_secs(7 * 86_400);
+const TTL_EXAMPLE: Duration = Duration::from_secs(30);
 /// Longest text that a body is searched for, in bytes.
 const MAX_EXPECT_BODY: usize = 4096;
 /// So many ranges of statuses are taken.
@@ -46,29 +71,32 @@ const OWN_HEADERS: [&str; 12] = [
 
 /// Reads and checks the table at `check`.
 pub(super) fn check(table: &Table<'_>, findings: &mut Findings) -> Result<Check, Reported> {
-    match (table.get("http"), table.get("tcp")) {
-        (Some(_), None) => http(table, findings).map(Check::Http),
-        (None, Some(_)) => tcp(table, findings).map(Check::Tcp),
-        (Some(_), Some(_)) => {
+    let kinds: Vec<&str> = KINDS.into_iter().filter(|kind| table.get(kind).is_some()).collect();
+    let kind = match *kinds {
+        [kind] => kind,
+        [first, second, ..] => {
+            let message = format!("`check` has both `{first}` and `{second}`");
             let help = "keep one of them; an [[app]] has one check";
-            Err(findings.report(table.place_of("tcp"), "`check` has both `http` and `tcp`", help))
+            return Err(findings.report(table.place_of(second), message, help));
         }
-        (None, None) => {
-            let help = "add http = \"http://127.0.0.1:8080/health\" or tcp = \"127.0.0.1:5432\"";
-            Err(findings.report(table.place(), "`check` has neither `http` nor `tcp`", help))
+        [] => {
+            let help = "add http = \"http://127.0.0.1:8080/health\", tcp = \"127.0.0.1:5432\", exec = [\"/usr/bin/...\"] \
+                        or ttl = \"30s\"";
+            return Err(findings.report(table.place(), "`check` has none of `http`, `tcp`, `exec` and `ttl`", help));
         }
-    }
-}
-
-fn tcp(table: &Table<'_>, findings: &mut Findings) -> Result<TcpCheck, Reported> {
-    for key in KEYS.into_iter().filter(|key| *key != "tcp") {
-        if table.get(key).is_some() {
-            let message = format!("`{key}` is for http checks, this one is tcp");
-            findings.report(table.place_of(key), message, "leave it out, or check with http = \"http://...\"");
+    };
+    for (owner, keys) in KEYS_OF.into_iter().filter(|(owner, _)| *owner != kind) {
+        for key in keys.iter().filter(|key| table.get(key).is_some()) {
+            let message = format!("`{key}` is for {owner} checks, this one is {kind}");
+            findings.report(table.place_of(key), message, "leave it out, or choose the other kind of check");
         }
     }
-    let text = table.required("tcp", "\"127.0.0.1:5432\"", findings)?;
-    target(&text, findings)
+    match kind {
+        "http" => http(table, findings).map(Check::Http),
+        "tcp" => target(&table.required("tcp", "\"127.0.0.1:5432\"", findings)?, findings).map(Check::Tcp),
+        "exec" => exec_check::exec(table, findings).map(Check::Exec),
+        _ => required_duration(table, "ttl", TTL_EXAMPLE, TTL_SHORTEST..=TTL_LONGEST, findings).map(Check::Ttl),
+    }
 }
 
 /// `host:port`, `203.0.113.5:5432`, `[2001:db8::5]:5432`.

@@ -5,6 +5,7 @@
 
 mod app;
 mod app_check;
+mod exec_check;
 mod handler;
 mod secret;
 mod value;

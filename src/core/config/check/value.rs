@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
 use super::super::error::{Findings, Reported};
@@ -53,15 +54,40 @@ pub(super) fn duration(
     findings: &mut Findings,
 ) -> Result<Duration, Reported> {
     let Some(value) = table.get(key) else { return Ok(default) };
+    read_duration(key, value, default, range, &format!("; the default is {}", Spoken(default)), findings)
+}
+
+/// The duration at `key`, which has to be there and is not the same for everybody; `example` is one.
+pub(super) fn required_duration(
+    table: &Table<'_>,
+    key: &str,
+    example: Duration,
+    range: RangeInclusive<Duration>,
+    findings: &mut Findings,
+) -> Result<Duration, Reported> {
+    let Some(value) = table.get(key) else {
+        return Err(table.missing(key, &format!("\"{}\"", Spoken(example)), findings));
+    };
+    read_duration(key, value, example, range, "", findings)
+}
+
+fn read_duration(
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    example: Duration,
+    range: RangeInclusive<Duration>,
+    more: &str,
+    findings: &mut Findings,
+) -> Result<Duration, Reported> {
     let (from, to) = (Spoken(*range.start()), Spoken(*range.end()));
     let text = match value.get_ref() {
         DeValue::String(text) => text.as_ref(),
         DeValue::Integer(_) | DeValue::Float(_) => {
-            let help = format!("say which unit, in quotes: {key} = \"{}\"", Spoken(default));
+            let help = format!("say which unit, in quotes: {key} = \"{}\"", Spoken(example));
             return Err(findings.report(value.span(), format!("`{key}` is a number without a unit"), help));
         }
         _ => {
-            let help = format!("write a duration with its unit, such as {key} = \"{}\"", Spoken(default));
+            let help = format!("write a duration with its unit, such as {key} = \"{}\"", Spoken(example));
             return Err(wrong_type(key, value, "a duration", &help, findings));
         }
     };
@@ -74,7 +100,7 @@ pub(super) fn duration(
         Ok(duration)
     } else {
         let message = format!("`{key}` is out of range: {}", Spoken(duration));
-        Err(findings.report(value.span(), message, format!("take {from} to {to}; the default is {}", Spoken(default))))
+        Err(findings.report(value.span(), message, format!("take {from} to {to}{more}")))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::net::{Net, What, node_name, seeds};
+use super::net::{Net, What, names, seeds};
 use crate::event::{EventKind, RunEnd};
 use crate::governor::Hold;
 use crate::node::{ForgetError, Notice};
@@ -17,10 +17,6 @@ fn held(net: &Net, slot: usize) -> BTreeSet<Hold> {
             _ => None,
         })
         .collect()
-}
-
-fn names(slots: impl IntoIterator<Item = usize>) -> Vec<String> {
-    slots.into_iter().map(|slot| node_name(slot).to_string()).collect()
 }
 
 /// Cuts `slots` off from all others.

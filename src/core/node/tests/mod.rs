@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod agree;
+mod beat;
 mod govern;
 mod heal;
 mod hostile;
@@ -13,6 +14,7 @@ mod stream;
 mod tcp;
 mod trouble;
 mod upgrade;
+mod verbs;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

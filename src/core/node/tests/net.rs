@@ -7,15 +7,11 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::{
-    ForgetError, Input, Invocation, Maintained, Maintenance, ManualError, NoSuchApp, Node, Notice, Output,
-    Reconfiguration, Settings, SettingsError,
-};
+use super::super::{Input, Invocation, Maintained, Node, Notice, Output, Reconfiguration, Settings, SettingsError};
 use crate::config::{App, Check, GovernorRules, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
 use crate::event::{DeliveryId, EventKind, Outcome, RunEnd, StopReason};
-use crate::ledger::ScopeKey;
 use crate::letter::Letter;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::time::{Instant, Now, TimerQueue, Wall};
@@ -94,6 +90,8 @@ pub(super) struct Net {
     maintained: BTreeMap<usize, Vec<Maintained>>,
     /// What each disk keeps of deliveries.
     pub(super) letters: BTreeMap<usize, BTreeMap<DeliveryId, Letter>>,
+    /// The checks that a node wanted ended: the node, the check's number.
+    pub(super) ended_checks: Vec<(usize, u64)>,
     /// What each disk keeps of the members.
     pub(super) remembered: BTreeMap<usize, Vec<SocketAddr>>,
     /// How all runs of this version end.
@@ -143,6 +141,10 @@ pub(super) fn node_name(slot: usize) -> NodeName {
     NodeName::new(&format!("web{}", slot + 1)).unwrap()
 }
 
+pub(super) fn names(slots: impl IntoIterator<Item = usize>) -> Vec<String> {
+    slots.into_iter().map(|slot| node_name(slot).to_string()).collect()
+}
+
 pub(super) fn www() -> AppName {
     AppName::new("www").unwrap()
 }
@@ -166,6 +168,7 @@ impl Net {
             versions: BTreeMap::new(),
             maintained: BTreeMap::new(),
             letters: BTreeMap::new(),
+            ended_checks: Vec::new(),
             remembered: BTreeMap::new(),
             bad_version: None,
             slow: BTreeSet::new(),
@@ -296,49 +299,6 @@ impl Net {
         self.handle(slot, Input::Leave);
     }
 
-    /// Has `slot` forget another.
-    pub(super) fn forget(&mut self, slot: usize, other: usize) -> Result<(), ForgetError> {
-        let now = self.now();
-        let node = self.slots[slot].node.as_mut().expect("it runs");
-        let done = node.forget(now, &node_name(other));
-        self.drain(slot);
-        done
-    }
-
-    /// Puts the applications of `slot` into maintenance, or takes them out of it.
-    pub(super) fn maintain(
-        &mut self,
-        slot: usize,
-        on: bool,
-        limit: Option<Duration>,
-    ) -> Result<Maintenance, NoSuchApp> {
-        let now = self.now();
-        let done = self.slots[slot].node.as_mut().expect("it runs").maintain(now, None, on, limit);
-        self.drain(slot);
-        done
-    }
-
-    /// Has `slot` run a handler once.
-    pub(super) fn run_now(
-        &mut self,
-        slot: usize,
-        handler: &HandlerName,
-        kind: EventKind,
-    ) -> Result<DeliveryId, ManualError> {
-        let now = self.now();
-        let done = self.slots[slot].node.as_mut().expect("it runs").run_now(now, handler, kind, None);
-        self.drain(slot);
-        done
-    }
-
-    /// Has `slot` put a delivery in line again.
-    pub(super) fn redeliver(&mut self, slot: usize, id: &DeliveryId) -> Result<ScopeKey, ManualError> {
-        let now = self.now();
-        let done = self.slots[slot].node.as_mut().expect("it runs").redeliver(now, id);
-        self.drain(slot);
-        done
-    }
-
     /// A time of day, in milliseconds of the net's own clock.
     pub(super) fn since_epoch(&self, wall: Wall) -> u64 {
         wall.0 - EPOCH_MS
@@ -399,7 +359,7 @@ impl Net {
         self.handle(to, Input::Datagram { from, data });
     }
 
-    fn drain(&mut self, slot: usize) {
+    pub(super) fn drain(&mut self, slot: usize) {
         let at_ms = self.ms();
         loop {
             let (life, from) = (self.slots[slot].life, self.slots[slot].address);
@@ -444,6 +404,7 @@ impl Net {
                 }
                 Output::Resolve { .. } => self.lookups += 1,
                 Output::RaiseGeneration(_) => {}
+                Output::EndCheck { number } => self.ended_checks.push((slot, number)),
                 Output::Maintain(apps) => drop(self.maintained.insert(slot, apps)),
                 Output::Keep(letter) => {
                     self.trace.push(Line { at_ms, node: slot, what: What::Kept(letter.id()) });

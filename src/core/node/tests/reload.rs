@@ -142,6 +142,7 @@ fn another_check_keeps_the_verdict_until_it_has_spoken() {
     new.apps[0].check = Check::Tcp(TcpCheck { host: "127.0.0.1".into(), port: 81 });
     net.set_app(0, true);
     net.reconfigure(0, new).unwrap();
+    assert_eq!(net.ended_checks, [(0, net.checks[&0])], "nobody waits for it");
     net.run(20_000);
     assert_eq!(verdicts(&net), [], "the old check's word no longer counts");
 }
@@ -159,6 +160,7 @@ fn a_check_begun_before_says_nothing_of_an_application_that_came_after() {
     net.run(1997);
     net.set_app(0, true);
     net.reconfigure(0, Reconfiguration { apps: vec![], ..quick.clone() }).unwrap();
+    assert_eq!(net.ended_checks, [(0, net.checks[&0])]);
     net.reconfigure(0, quick).unwrap();
     net.run(20_000);
     assert_eq!(verdicts(&net), [(www(), AppState::Up)]);
