@@ -60,6 +60,11 @@ fn text(line: &str) -> String {
     let Ok(happening) = serde_json::from_str::<Happening>(line) else {
         return printable(line).into_owned();
     };
+    self::happening(happening)
+}
+
+/// Something that happened, in one line for people.
+pub(super) fn happening(happening: Happening) -> String {
     let Happening { time, kind, app, member, state, handler, event, attempt, outcome, ended_as, run_ms, text, .. } =
         happening;
     let mut words = vec![time, format!("{kind:<11}")];

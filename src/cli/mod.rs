@@ -21,6 +21,7 @@ mod reload;
 mod run;
 mod sim;
 mod status;
+mod why;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ enum Verb {
     Reload(reload::Args),
     Status(status::Args),
     Events(events::Args),
+    Why(why::Args),
     Deliveries(deliveries::Args),
     Redeliver(redeliver::Args),
     Forget(forget::Args),
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Verb::Reload(args) => reload::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
+        Verb::Why(args) => why::run(&args),
         Verb::Deliveries(args) => deliveries::run(&args),
         Verb::Redeliver(args) => redeliver::run(&args),
         Verb::Maintenance(args) => maintenance::run(&args),

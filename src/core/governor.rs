@@ -46,6 +46,9 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// All of them, in order.
+    pub const ALL: [Self; 6] = [Self::NeverEmpty, Self::Quorum, Self::Settle, Self::Flap, Self::Budget, Self::Panic];
+
     /// The hold's one spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -114,6 +117,11 @@ struct Failure {
 impl Failure {
     fn weight(&self, now: Instant) -> f64 {
         self.weight * 0.5_f64.powf(now.since(self.at).as_secs_f64() / FORGIVEN.as_secs_f64())
+    }
+
+    /// When it may be published again, if it stays up.
+    fn returns_at(&self, rules: &GovernorRules) -> Option<Instant> {
+        Some(self.up_since? + self.penance(rules))
     }
 
     /// How long it has to be up before it is published again.
@@ -337,13 +345,6 @@ impl Governed {
             Hold::NeverEmpty | Hold::Quorum | Hold::Panic => None,
         });
         ends.min()
-    }
-}
-
-impl Failure {
-    /// When it may be published again, if it stays up.
-    fn returns_at(&self, rules: &GovernorRules) -> Option<Instant> {
-        Some(self.up_since? + self.penance(rules))
     }
 }
 

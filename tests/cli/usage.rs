@@ -19,6 +19,7 @@ fn help_names_the_verbs_and_each_has_an_example() {
         "reload",
         "status",
         "events",
+        "why",
         "deliveries",
         "redeliver",
         "beat",
