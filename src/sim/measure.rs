@@ -76,21 +76,28 @@ impl Truth<'_> {
             && !self.network.excuses(self.now, observer, subject)
     }
 
-    /// Whether `machine` and more than half of the cluster reach each other, if need be by way of others.
+    /// Whether `machine` and more than half of the cluster reach each other, if need be by way of others: each way by
+    /// another way, where a way is open in one direction only.
     fn has_majority(&self, machine: usize) -> bool {
         let known = self.machines.iter().filter(|machine| !machine.leaves).count();
-        let meet = |a: usize, b: usize| self.network.reaches(a, b) && self.network.reaches(b, a);
+        let told = self.spread(machine, |a, b| self.network.reaches(a, b));
+        let heard = self.spread(machine, |a, b| self.network.reaches(b, a));
+        told.intersection(&heard).count() * 2 > known
+    }
+
+    /// All that run and are met from `machine` on, itself included.
+    fn spread(&self, machine: usize, meets: impl Fn(usize, usize) -> bool) -> BTreeSet<usize> {
         let mut missing: Vec<usize> =
             (0..self.machines.len()).filter(|other| *other != machine && self.machines[*other].runs()).collect();
         let mut found = vec![machine];
         let mut next = 0;
         while let Some(&at) = found.get(next) {
-            let (met, rest) = missing.into_iter().partition(|other| meet(at, *other));
+            let (met, rest) = missing.into_iter().partition(|other| meets(at, *other));
             missing = rest;
             found.extend::<Vec<_>>(met);
             next += 1;
         }
-        found.len() * 2 > known
+        found.into_iter().collect()
     }
 }
 
