@@ -157,6 +157,12 @@ impl Receipts {
         self.by_scope.get(scope).map(|(_, receipt)| receipt)
     }
 
+    /// Of how many scopes there is one.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.by_scope.len()
+    }
+
     /// All, by scope.
     pub fn iter(&self) -> impl Iterator<Item = &Receipt> {
         self.by_scope.values().map(|(_, receipt)| receipt)

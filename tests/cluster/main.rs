@@ -26,3 +26,4 @@ mod upgrade;
 #[path = "../wait/mod.rs"]
 mod wait;
 mod website;
+mod why;

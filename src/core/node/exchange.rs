@@ -53,14 +53,14 @@ const ASK_HOLDER: u32 = 3;
 
 /// What is known of a peer's view while this node joins.
 #[derive(Debug, Default)]
-struct Peer {
+pub(super) struct Peer {
     address: Option<SocketAddr>,
     /// When it last said that it has found the cluster.
     joined: Option<Instant>,
     /// The ranges of names in which it holds nothing that this node lacks.
     matched: Vec<Range>,
     /// Of how many scopes it has a receipt, once it has said so.
-    receipts: Option<u16>,
+    pub(super) receipts: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub(super) struct State {
     greetings: HashMap<u64, Instant>,
     /// When to look for the cluster, or for what is missing of it.
     next_contact: Instant,
-    peers: BTreeMap<NodeName, Peer>,
+    pub(super) peers: BTreeMap<NodeName, Peer>,
     contests: BTreeMap<NodeName, Contest>,
 }
 
@@ -117,7 +117,7 @@ impl State {
         state
     }
 
-    /// Looks for the cluster among these from now on, and begins at once.
+    /// Looks for the cluster among these from now on, at once.
     pub(super) fn look_among(&mut self, now: Instant, seeds: &[Seed], own: SocketAddr) {
         let addresses = seeds.iter().filter_map(|seed| match seed {
             Seed::Address(address) => Some(*address),
@@ -178,10 +178,6 @@ impl State {
     /// To whom this node, which still joins, has made itself known.
     pub(super) fn introduced_to(&self) -> impl Iterator<Item = (&NodeName, SocketAddr)> {
         self.peers.iter().filter_map(|(name, peer)| Some((name, peer.address?)))
-    }
-
-    pub(super) fn note_receipts(&mut self, sender: &NodeName, known: u16) {
-        self.peers.entry(sender.clone()).or_default().receipts = Some(known);
     }
 
     pub(super) fn note_response(&mut self, sender: &NodeName, nonce: u64) {
@@ -521,10 +517,11 @@ impl Node {
             return;
         }
         let matched: Vec<_> = self.exchange.peers.values().filter(|peer| cover_everything(&peer.matched)).collect();
-        let has_receipts =
-            |peer: &Peer| peer.receipts.is_some_and(|known| self.receipts.iter().count() >= known.into());
-        let by_member = matched.iter().any(|peer| peer.joined.is_some() && has_receipts(peer));
         let is_recent = |since: Instant| now.since(since) < PATIENCE;
+        let has_receipts = |peer: &Peer| peer.receipts.is_some_and(|known| self.receipts.len() >= known.into());
+        // A later version's may not all be understood.
+        let is_told = |peer: &Peer| has_receipts(peer) || !is_recent(self.exchange.started);
+        let by_member = matched.iter().any(|peer| peer.joined.is_some() && is_told(peer));
         let member_heard = self.exchange.peers.values().any(|peer| peer.joined.is_some_and(is_recent));
         let names = self.settings.seeds.iter().filter(|seed| matches!(seed, Seed::Name(..))).count();
         let matches = |seed: &SocketAddr| matched.iter().any(|peer| peer.address == Some(*seed));

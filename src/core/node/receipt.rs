@@ -57,7 +57,7 @@ impl Node {
     pub(super) fn on_receipts(&mut self, now: Instant, sender: &NodeName, known: u16, receipts: Vec<Receipt>) {
         self.take_receipts(now, receipts);
         if !self.is_joined() {
-            self.exchange.note_receipts(sender, known);
+            self.exchange.peers.entry(sender.clone()).or_default().receipts = Some(known);
         }
     }
 
@@ -81,7 +81,7 @@ impl Node {
 
     /// Tells a node that looks for its cluster what was published last.
     pub(super) fn send_receipts(&mut self, to: Route) {
-        let known = u16::try_from(self.receipts.iter().count()).unwrap_or(u16::MAX);
+        let known = u16::try_from(self.receipts.len()).unwrap_or(u16::MAX);
         let budget = self.budget(to);
         let (mut chunks, mut room) = (vec![Vec::new()], budget);
         for receipt in self.receipts.iter() {
