@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// So many are remembered.
-pub const REMEMBERED: usize = 256;
+pub const REMEMBERED: usize = 128;
 /// What somebody else said is cut to so many characters.
 const TEXT: usize = 240;
 

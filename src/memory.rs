@@ -29,14 +29,16 @@ static UNCHANGING: OnceLock<Vec<(usize, usize)>> = OnceLock::new();
 /// Makes ready for a long life in little memory. To be called once, before there is a second thread.
 ///
 /// The allocator shall keep all memory in one heap: of its own it gives each thread one, and the few threads that read
-/// files or resolve names for a moment would leave theirs behind. And what [`release`] may drop is looked up now, while
-/// nobody maps or unmaps anything.
+/// files or resolve names for a moment would leave theirs behind. Of that it shall keep little for later: what a run has
+/// used goes back at once. And what [`release`] may drop is looked up now, while nobody maps or unmaps anything.
 pub fn prepare() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it sets a number of the allocator, which no other thread reads yet.
+    // SAFETY: it sets numbers of the allocator, which no other thread reads yet.
     #[allow(unsafe_code)]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 32 << 10);
+        libc::mallopt(libc::M_TOP_PAD, 16 << 10);
     }
     #[cfg(target_os = "linux")]
     UNCHANGING.get_or_init(|| {

@@ -12,7 +12,7 @@ use crate::log::printable;
 /// Show what happened lately on a running node
 ///
 /// Members and applications that come and go, this node's own checks that changed their verdict, how handlers' runs
-/// ended, and sets that were held because nothing is up. A node remembers the last 256 since its start.
+/// ended, and sets that were held because nothing is up. A node remembers the last 128 since its start.
 ///
 /// With --json: one object a line, with `number`, `time`, `kind` and what else there is to say of that kind. A reader
 /// that is too slow finds {"lost": N} in place of what it missed.
@@ -28,7 +28,7 @@ pub(super) struct Args {
     daemon: Daemon,
 }
 
-const _: () = assert!(REMEMBERED == 256, "the help says so");
+const _: () = assert!(REMEMBERED == 128, "the help says so");
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let json = args.daemon.json;
