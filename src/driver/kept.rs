@@ -1,15 +1,16 @@
 //! Deliveries on the disk: handed to the journal when the node says so, and read from it for the next node.
 //!
 //! The loop goes on meanwhile. Only words wait: nobody is told how a delivery ended before what the disk has to keep of it
-//! is there, or cannot be kept; nor, before that, of the next run in its line. Part of the driver.
+//! is there, or cannot be kept; nor, before that, of the handler's next runs and versions. Part of the driver.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use picored_core::digest::Digest;
 use picored_core::event::DeliveryId;
-use picored_core::ledger::{Delivery, ScopeKey};
+use picored_core::ledger::Delivery;
 use picored_core::letter::Letter;
+use picored_core::name::HandlerName;
 use picored_core::node::Notice;
 use picored_core::time::Wall;
 use tokio::task::JoinSet;
@@ -47,12 +48,18 @@ pub(super) enum Word {
 
 impl Word {
     /// The delivery that it is about.
-    fn delivery(&self) -> Option<(&DeliveryId, &ScopeKey)> {
+    fn delivery(&self) -> Option<&Delivery> {
         match self {
-            Self::Notice(Notice::Ended { delivery, .. }) | Self::Started(delivery, ..) => {
-                Some((&delivery.id, &delivery.key))
-            }
+            Self::Notice(Notice::Ended { delivery, .. }) | Self::Started(delivery, ..) => Some(delivery),
             Self::Notice(_) => None,
+        }
+    }
+
+    /// The handler whose runs, or the version of whose runs, it is about.
+    fn handler(&self) -> Option<&HandlerName> {
+        match self {
+            Self::Notice(Notice::Takeover { handler, .. } | Notice::RolledBack { handler, .. }) => Some(handler),
+            _ => self.delivery().map(|delivery| &delivery.key.handler),
         }
     }
 }
@@ -99,11 +106,10 @@ impl Kept {
 
     /// What may be told now: this, nothing yet, or, where too much waits, what has waited longest.
     pub(super) fn hold(&mut self, word: Word, time: Wall) -> Option<(Word, Wall)> {
-        let must_wait = word.delivery().is_some_and(|(id, key)| {
-            let is_before = |word: &Word| word.delivery().is_some_and(|(_, before)| before == key);
-            self.open.contains_key(id) || self.held.iter().any(|(_, word, _)| is_before(word))
-        });
-        if !must_wait {
+        let is_open = word.delivery().is_some_and(|delivery| self.open.contains_key(&delivery.id));
+        let is_behind =
+            || word.handler().is_some_and(|it| self.held.iter().any(|(_, word, _)| word.handler() == Some(it)));
+        if !is_open && !is_behind() {
             return Some((word, time));
         }
         self.held.push_back((self.written, word, time));
