@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -12,6 +13,7 @@ use picored_core::envelope::ClusterKey;
 use picored_core::node::{Node, Settings};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::admin::{self, Commands};
 use crate::check::Prober;
@@ -29,6 +31,19 @@ use crate::store::{self, StateDir};
 /// # Errors
 /// If something that the config names cannot be used, or the cluster refuses the node.
 pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
+    // What the start goes through is gone when it is over, from the stack as well: it is a call of its own for sure.
+    let starting: Pin<Box<dyn Future<Output = _>>> = Box::pin(start(config, config_path));
+    let (mut driver, serving) = starting.await?;
+    let ended = driver.run().await;
+    serving.abort();
+    // Waiting lets the socket's file go before the process does.
+    let _ = serving.await;
+    tracing::info!(target: "picored::node", "stopped");
+    ended
+}
+
+/// A driver that is ready to run, and the task that serves the admin socket.
+async fn start(config: Config, config_path: PathBuf) -> anyhow::Result<(Box<Driver>, JoinHandle<()>)> {
     // From here on a signal is kept until the driver looks for it.
     let signals = Signals::new()?;
     let secrets = read_secrets(&config)?;
@@ -144,12 +159,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         events,
         service,
     };
-    let ended = Driver::new(core, clock, parts).run().await;
-    serving.abort();
-    // Waiting lets the socket's file go before the process does.
-    let _ = serving.await;
-    tracing::info!(target: "picored::node", "stopped");
-    ended
+    Ok((Box::new(Driver::new(core, clock, parts)), serving))
 }
 
 /// The secrets that handlers use, with a warning for each that is not kept as one.

@@ -215,7 +215,7 @@ impl Driver {
     ///
     /// # Errors
     /// If the node's name is another's, or the socket fails for good.
-    pub async fn run(mut self) -> anyhow::Result<()> {
+    pub async fn run(&mut self) -> anyhow::Result<()> {
         self.handlers.start();
         let mut told_to_stop = 0;
         loop {

@@ -25,6 +25,9 @@ pub fn current() -> Memory {
 /// Where files are mapped that are never written to: start and length of each. Empty before [`prepare`].
 #[cfg(target_os = "linux")]
 static UNCHANGING: OnceLock<Vec<(usize, usize)>> = OnceLock::new();
+/// Where the first thread's stack ends; it grows down from there.
+#[cfg(target_os = "linux")]
+static STACK_END: OnceLock<usize> = OnceLock::new();
 
 /// Makes ready for a long life in little memory. To be called once, before there is a second thread.
 ///
@@ -41,9 +44,12 @@ pub fn prepare() {
         libc::mallopt(libc::M_TOP_PAD, 16 << 10);
     }
     #[cfg(target_os = "linux")]
-    UNCHANGING.get_or_init(|| {
-        std::fs::read_to_string("/proc/self/smaps").map(|text| unchanging(&text).collect()).unwrap_or_default()
-    });
+    if let Ok(smaps) = std::fs::read_to_string("/proc/self/smaps") {
+        UNCHANGING.get_or_init(|| unchanging(&smaps).collect());
+        if let Some(end) = stack_end(&smaps) {
+            STACK_END.get_or_init(|| end);
+        }
+    }
 }
 
 /// Keeps this process's memory, with the secrets in it, out of core dumps. Who may read a live process's memory is
@@ -56,12 +62,14 @@ pub fn forbid_core_dumps() {
     }
 }
 
-/// Gives back what a burst of work leaves behind: the parts of the program that were mapped for it, and the allocator's
-/// free pages. What start-up and a run go through once is several megabytes of code and constants that would stay
+/// Gives back what a burst of work leaves behind: the parts of the program that were mapped for it, the allocator's free
+/// pages, and those of the stack that only deeper calls had used. What start-up and a run go through once is several megabytes of code and constants that would stay
 /// resident; what is needed again is mapped again from the page cache, a few pages at a time.
 pub fn release() {
     #[cfg(target_os = "linux")]
     UNCHANGING.get().into_iter().flatten().copied().for_each(unmap);
+    #[cfg(target_os = "linux")]
+    drop_unused_stack();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim is thread-safe and touches only memory that is free.
     #[allow(unsafe_code)]
@@ -106,6 +114,36 @@ fn unmap((start, length): (usize, usize)) {
     };
 }
 
+/// So far below this frame nothing is touched: the calls that drop it are there themselves, in bytes.
+#[cfg(target_os = "linux")]
+const NEAR: usize = 16 << 10;
+/// So much below it is dropped, in bytes. Less than the mebibyte that the kernel keeps free below a stack that grows, so
+/// it is the stack's or nobody's.
+#[cfg(target_os = "linux")]
+const DEEP: usize = 512 << 10;
+/// Farther below the end of the first thread's stack than this is another thread's, in bytes.
+#[cfg(target_os = "linux")]
+const STACK: usize = 8 << 20;
+
+/// Drops what deeper calls than this one have left of the first thread's stack; reading the arguments and the config and
+/// setting up the handlers' interface takes most that there ever is. Does nothing on another stack.
+#[cfg(target_os = "linux")]
+fn drop_unused_stack() {
+    let frame = 0_u8;
+    let here = std::ptr::from_ref(std::hint::black_box(&frame)).addr();
+    if STACK_END.get().is_none_or(|end| !(1..=STACK).contains(&end.wrapping_sub(here))) {
+        return;
+    }
+    let end = (here - NEAR) & !(rustix::param::page_size() - 1);
+    // SAFETY: below the frames of this thread, which are all above `here` but for those of the call itself, there is
+    // nothing that anybody will read before it is written again.
+    #[allow(unsafe_code)]
+    let _ = unsafe {
+        let start = std::ptr::with_exposed_provenance_mut(end - DEEP);
+        rustix::mm::madvise(start, DEEP, rustix::mm::Advice::LinuxDontNeed)
+    };
+}
+
 /// The mappings of files, in the kernel's `smaps`, that are private, cannot be written to, and have no page of their own:
 /// what the dynamic linker has written to before it took the right away has some.
 #[cfg(target_os = "linux")]
@@ -123,6 +161,13 @@ fn unchanging(smaps: &str) -> impl Iterator<Item = (usize, usize)> {
             None
         }
     })
+}
+
+/// Where the first thread's stack ends.
+#[cfg(target_os = "linux")]
+fn stack_end(smaps: &str) -> Option<usize> {
+    let line = smaps.lines().find(|line| line.ends_with(" [stack]"))?;
+    range(line.split_ascii_whitespace().next()?).map(|(start, length)| start + length)
 }
 
 /// Start and length of `start-end`, in hexadecimal.
@@ -182,6 +227,25 @@ mod tests {
             unmap(found.unwrap_or_else(|| panic!("{address:x} in\n{smaps}")));
         }
         assert_eq!(parse("Rss: 4 kB\n").resident_bytes, Some(4096));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn another_thread_keeps_its_stack() {
+        prepare();
+        let end = *STACK_END.get().unwrap();
+        assert!(end > std::ptr::from_ref(&end).addr(), "the first thread's stack is above all others");
+        let kept = [7_u8; 64 << 10];
+        drop_unused_stack();
+        assert!(std::hint::black_box(kept).iter().all(|byte| *byte == 7));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_stack_ends_where_the_kernel_says() {
+        let smaps = "7ffd00000000-7ffd00002000 rw-p 00000000 00:00 0    [stack]\nRss: 8 kB\n";
+        assert_eq!(stack_end(smaps), Some(0x7ffd_0000_2000));
+        assert_eq!(stack_end("7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0    [vdso]\n"), None);
     }
 
     #[cfg(target_os = "linux")]

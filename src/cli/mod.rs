@@ -82,6 +82,20 @@ enum Verb {
 pub fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Run(args) => run::run(args),
+        verb => run_for_a_moment(verb),
+    };
+    done.unwrap_or_else(|error| {
+        // If standard error is closed too, the exit code has to do.
+        let _ = writeln!(io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// All but the daemon, which would have what they need on its stack for life if the compiler made one function of both.
+#[inline(never)]
+fn run_for_a_moment(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Run(args) => run::run(args),
         Verb::Demo(args) => runtime().and_then(|runtime| runtime.block_on(crate::demo::run(args))),
         Verb::Check(args) => check::run(&args),
         Verb::Keygen(args) => keygen::run(&args),
@@ -100,13 +114,8 @@ pub fn main() -> ExitCode {
         Verb::Init(args) => init::run(args),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command()),
         Verb::Man(man::Args {}) => man::run(Cli::command()),
-        Verb::CompileComponent => return crate::handler::compile::child_main(),
-    };
-    done.unwrap_or_else(|error| {
-        // If standard error is closed too, the exit code has to do.
-        let _ = writeln!(io::stderr(), "error: {error:#}");
-        ExitCode::FAILURE
-    })
+        Verb::CompileComponent => Ok(crate::handler::compile::child_main()),
+    }
 }
 
 /// One thread: whatever runs here waits nearly all the time, and every thread more costs memory all the time.

@@ -23,6 +23,7 @@ pub(super) struct Args {
     log_level: log::MinLevel,
 }
 
+#[inline(never)]
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = crate::config_file::read(&args.config)?;
     log::init(args.log_format, args.log_level)?;

@@ -327,6 +327,7 @@ impl Handlers {
         reply: Option<oneshot::Sender<Answer>>,
         found: impl Future<Output = Result<Option<Found>, Refusal>> + Send + 'static,
     ) {
+        let found = Box::pin(found);
         self.report(async move { Report::Prepared { handler, takeover, found: found.await, reply } });
     }
 
@@ -444,6 +445,8 @@ pub(super) fn report(
     task: impl Future<Output = Report> + Send + 'static,
 ) -> AbortHandle {
     let reports = reports.clone();
+    // What is awaited by value is in the waiting future twice, and that is on the stack more than once.
+    let task = Box::pin(task);
     let task = tokio::spawn(async move {
         // Only a driver that has ended takes nothing any more.
         let _ = reports.send(task.await).await;
