@@ -68,6 +68,10 @@ fn text(node: &NodeStatus) -> String {
                     format!("config-mismatch: {node} does not run {name}, its {differs} differs from most nodes'");
                 writeln!(text, "{}", printable(&line)).expect("a string takes all text");
             }
+            for failing in &handler.failing {
+                let line = super::why::stands_in(&handler.name, failing);
+                writeln!(text, "{}", printable(&line)).expect("a string takes all text");
+            }
         }
     }
     text

@@ -1,12 +1,13 @@
 //! `picored why`: why an application's record is as it is, or what became of a node, from what one node knows.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use picored_core::governor::Hold;
 use picored_core::name::NameError;
-use picored_core::status::{AppStatus, DeliveryStatus, HoldStatus, MemberStatus, ReceiptStatus, Status};
+use picored_core::status::{AppStatus, DeliveryStatus, FailingStatus, HoldStatus, MemberStatus, ReceiptStatus, Status};
 use serde::Serialize;
 
 use super::ask::Daemon;
@@ -24,7 +25,7 @@ const EVENTS: usize = 20;
 /// that is asked; who ran a handler remembers the most of its runs.
 ///
 /// With --json: an object with `members` (each with `member`, `state`, `app`, `app_state`, `publish`, `published`, `hold`,
-/// `explanation` and `evidence`), `receipts`, `deliveries` and `events`.
+/// `explanation` and `evidence`), `receipts`, `failing`, `deliveries` and `events`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  picored why www\n  picored why web3\n  picored why www --json | jq '.members[] | \
@@ -47,6 +48,8 @@ fn name(text: &str) -> Result<String, NameError> {
 struct Why {
     members: Vec<Standing>,
     receipts: Vec<ReceiptStatus>,
+    /// By handler.
+    failing: BTreeMap<String, Vec<FailingStatus>>,
     deliveries: Vec<DeliveryStatus>,
     events: Vec<Happening>,
 }
@@ -130,7 +133,12 @@ impl Why {
         let receipts = status.receipts.iter().filter(|receipt| has_app(&receipt.app)).cloned().collect();
         let deliveries = deliveries.filter(|delivery| has_app(&delivery.scope)).collect();
         let events = events[events.len().saturating_sub(EVENTS)..].to_vec();
-        Self { members, receipts, deliveries, events }
+        let failing = status.handlers.iter().map(|handler| {
+            let concerns = |it: &&FailingStatus| it.scope.as_ref().is_none_or(|scope| has_app(scope));
+            (handler.name.clone(), handler.failing.iter().filter(concerns).cloned().collect::<Vec<_>>())
+        });
+        let failing = failing.filter(|(_, nodes)| !nodes.is_empty() && !members.is_empty()).collect();
+        Self { members, receipts, failing, deliveries, events }
     }
 
     fn text(&self, asked: &str) -> String {
@@ -154,6 +162,9 @@ impl Why {
         for ReceiptStatus { handler, app, node, time, revision, published } in &self.receipts {
             line(&format!("{handler} wrote {app} on {node} at {time}: {} ({revision})", published.join(" ")));
         }
+        for (handler, nodes) in &self.failing {
+            nodes.iter().for_each(|node| line(&stands_in(handler, node)));
+        }
         for DeliveryStatus { delivery, scope, event, state, attempt, time, last, .. } in &self.deliveries {
             let last = last.as_ref().map_or_else(String::new, |last| format!(": {}: {}", last.ended_as, last.text));
             line(&format!("{delivery} for {scope} ({event}) is {state} since or until {time}, try {attempt}{last}"));
@@ -164,6 +175,12 @@ impl Why {
         }
         text
     }
+}
+
+/// Why a node is passed over that would run a handler.
+pub(super) fn stands_in(handler: &str, FailingStatus { node, scope }: &FailingStatus) -> String {
+    let scope = scope.as_ref().map_or_else(String::new, |scope| format!(" for {scope}"));
+    format!("failing: {node}'s last run of {handler}{scope} failed, another node stands in for five minutes")
 }
 
 impl Standing {

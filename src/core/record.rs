@@ -16,6 +16,8 @@ use crate::name::{AppName, HandlerName, NodeName};
 
 /// An encoded record is at most this long, in bytes, so that it fits into one datagram beside foca's header.
 pub const MAX_RECORD: usize = 820;
+/// So many scopes and handlers are named in which the owner's runs fail.
+pub const MAX_FAILING: usize = 8;
 /// What a handler takes of a record at most, in bytes.
 const HANDLER_BYTES: usize = 13;
 /// A life takes at most so many generations above its boot; the boot of the next lies above them.
@@ -78,10 +80,10 @@ impl AppRecord {
 
 /// What of [`MAX_RECORD`] is left for the applications of a node with so many handlers, if its name is as long as can be.
 pub const fn room_for_apps(handlers: usize) -> usize {
-    MAX_RECORD - crate::name::MAX_LEN - 40 - HANDLER_BYTES * handlers
+    MAX_RECORD - crate::name::MAX_LEN - 41 - 4 * MAX_FAILING - HANDLER_BYTES * handlers
 }
 
-const _: () = assert!(room_for_apps(crate::config::MAX_HANDLERS) >= 300, "many handlers leave room for applications");
+const _: () = assert!(room_for_apps(crate::config::MAX_HANDLERS) >= 250, "many handlers leave room for applications");
 
 /// The first four bytes of a SHA-256: a record has no room for more. Two that differ look alike once in four billion
 /// times. That is enough against mistakes, and whoever may say anything here holds the cluster's key.
@@ -103,7 +105,17 @@ impl ShortDigest {
 
     /// Stands for a handler's name: equal names have equal ones on every node.
     pub fn of_name(name: &HandlerName) -> Self {
-        let hash = digest::digest(&digest::SHA256, name.as_str().as_bytes());
+        Self::of_bytes(name.as_str().as_bytes())
+    }
+
+    /// Stands for a scope of a handler.
+    pub fn of_scope(handler: &HandlerName, scope: &str) -> Self {
+        // A zero byte is in no name: the parts cannot run into each other.
+        Self::of_bytes([handler.as_str(), scope].join("\0").as_bytes())
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Self {
+        let hash = digest::digest(&digest::SHA256, bytes);
         Self::new(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 }
@@ -153,12 +165,24 @@ pub struct Record {
     pub ready: bool,
     /// The owner's handlers.
     pub handlers: Vec<HandlerTag>,
+    /// In which scopes the owner's runs fail of late, or of which handler in more than one: others run them. At most
+    /// [`MAX_FAILING`].
+    pub failing: Vec<ShortDigest>,
 }
 
 impl Record {
     /// That of a node that never said anything.
     pub(crate) fn nothing(node: NodeName, boot: u64) -> Self {
-        Self { node, boot, sequence: 0, leaving: None, apps: Vec::new(), ready: false, handlers: Vec::new() }
+        Self {
+            node,
+            boot,
+            sequence: 0,
+            leaving: None,
+            apps: Vec::new(),
+            ready: false,
+            handlers: Vec::new(),
+            failing: Vec::new(),
+        }
     }
 
     /// The record's place in the order of its owner's records.
@@ -248,6 +272,7 @@ pub(crate) mod tests {
             }],
             ready: false,
             handlers: vec![],
+            failing: vec![],
         }
     }
 

@@ -222,6 +222,9 @@ pub struct HandlerStatus {
     /// The live nodes that differ from most in it, by name.
     #[serde(default)]
     pub mismatches: Vec<MismatchStatus>,
+    /// The nodes whose runs of it failed of late, by name.
+    #[serde(default)]
+    pub failing: Vec<FailingStatus>,
     /// Deliveries that wait or run.
     pub pending: usize,
     /// Deliveries that were given up and are kept; see `picored deliveries --dead`.
@@ -263,6 +266,15 @@ pub struct MismatchStatus {
     pub node: String,
     /// `config`, `component`, or `config and component`.
     pub differs: String,
+}
+
+/// A node whose runs of a handler fail, so that another runs it there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingStatus {
+    /// The node's name.
+    pub node: String,
+    /// The scope, as a rule an application; none if it fails in more than one and is asked in none.
+    pub scope: Option<String>,
 }
 
 /// How a run ended.

@@ -45,6 +45,8 @@ pub struct Member {
     pub ready: bool,
     /// Its handlers; `None` before it has said anything of itself.
     pub handlers: Option<Vec<HandlerTag>>,
+    /// The scopes and handlers in which its runs fail.
+    pub failing: Vec<ShortDigest>,
 }
 
 impl Member {
@@ -173,7 +175,9 @@ impl View {
             }
             let Fact { address, generation, state, record, .. } = fact;
             let (ready, handlers) = (record.is_some_and(|record| record.ready), record.map(|it| it.handlers.clone()));
-            self.members.insert(fact.name.clone(), Member { address, generation, state, apps, ready, handlers });
+            let failing = record.map(|record| record.failing.clone()).unwrap_or_default();
+            let member = Member { address, generation, state, apps, ready, handlers, failing };
+            self.members.insert(fact.name.clone(), member);
         }
         events
     }

@@ -10,8 +10,8 @@ use picored_core::governor::Hold;
 use picored_core::name::{AppName, NodeName};
 use picored_core::node::Notice;
 use picored_core::status::{
-    AccuserStatus, AppStatus, Evidence, HandlerStatus, HoldStatus, LastRun, LastUpgrade, MemberStatus, MismatchStatus,
-    MissingAsk, Status,
+    AccuserStatus, AppStatus, Evidence, FailingStatus, HandlerStatus, HoldStatus, LastRun, LastUpgrade, MemberStatus,
+    MismatchStatus, MissingAsk, Status,
 };
 use picored_core::time::Wall;
 use tokio::sync::{oneshot, watch};
@@ -113,6 +113,7 @@ pub(crate) fn status() -> Status {
             }),
             run_on: "one".into(),
             mismatches: vec![MismatchStatus { node: "web2".into(), differs: "config".into() }],
+            failing: vec![FailingStatus { node: "web2".into(), scope: Some("www".into()) }],
             pending: 1,
             dead: 2,
             dead_dropped: 0,

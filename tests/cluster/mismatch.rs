@@ -1,9 +1,10 @@
-//! Two nodes that hold one handler to be two things: one of them writes the record, and everybody says who is odd.
+//! Nodes that are alive and are not to write the record: one that holds the handler to be another thing than most, and
+//! one whom the provider refuses. Others write it, and everybody says who is odd.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,17 +58,71 @@ fn shown(status: &Status) -> Vec<(&str, Vec<(&str, &str)>)> {
     status.handlers.iter().map(|it| (it.state.as_str(), it.mismatches.iter().map(odd).collect())).collect()
 }
 
-#[tokio::test]
-async fn a_node_with_another_config_is_named_and_never_touches_the_record() {
-    let site = Site::new();
+/// A DNS server with an API, and where that is.
+async fn provider() -> (Arc<Zone>, String) {
     let zone = Arc::new(Zone::new("example.org.", [127, 0, 0, 1].into()).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let served = zone.clone();
     tokio::spawn(async move { api::serve(listener, served, KEY).await });
-    let key = site.path("pdns.key");
-    fs::write(&key, KEY).unwrap();
-    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    (zone, url)
+}
+
+/// A file that holds a secret.
+fn secret(site: &Site, name: &str, key: &str) -> PathBuf {
+    let path = site.path(name);
+    fs::write(&path, key).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_node_whom_the_provider_refuses_is_named_and_another_writes_the_record() {
+    let site = Site::new();
+    let (zone, url) = provider().await;
+    let nodes: Vec<_> = (1..=3).map(|number| NodeName::new(&format!("n{number}")).unwrap()).collect();
+    let refused = plan::runner(&HandlerName::new("dns").unwrap(), "www", nodes.iter()).unwrap().as_str();
+    let (good, bad) = (secret(&site, "good.key", KEY), secret(&site, "bad.key", "the-key-of-last-year"));
+    let (mut running, mut seed) = (Vec::new(), None);
+    for (number, node) in (1..).zip(&nodes) {
+        let (website, is_up) = Website::switched().await;
+        let mut setup = site.setup(node.as_str(), "127.0.0.1:0").app(&website, &format!("192.0.2.{number}"), APP);
+        if let Some(seed) = seed {
+            setup = setup.seed(seed);
+        }
+        let key = if node.as_str() == refused { &bad } else { &good };
+        let node = site.start(&handlers(setup, &url, key, 30, "ok"));
+        seed = Some(node.address().await);
+        running.push((node, website, is_up));
+    }
+    let holds = async |what: &str, addresses: &[&str]| {
+        let wanted: BTreeSet<_> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let mut contents = zone.subscribe();
+        let reached = contents.wait_for(|contents| contents.addresses(&absolute(RECORD).unwrap()) == wanted);
+        site.until(what, reached).await.unwrap();
+    };
+    holds("all are published", &["192.0.2.1", "192.0.2.2", "192.0.2.3"]).await;
+    running[1].2.store(false, Ordering::SeqCst);
+    holds("the second is out", &["192.0.2.1", "192.0.2.3"]).await;
+    for (node, ..) in &running {
+        let is_named = |status: &Status| {
+            let failing = &status.handlers.iter().find(|it| it.name == "dns")?.failing;
+            failing.iter().any(|it| it.node == refused && it.scope.as_deref() == Some("www")).then_some(())
+        };
+        node.shows("whose runs fail", is_named).await;
+        let said = format!("failing: {refused}'s last run of dns for www failed, another node stands in");
+        for what in [&["why", "www"][..], &["status"]] {
+            let (_, text, _) = node.told(what).await;
+            assert!(text.contains(&said), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_with_another_config_is_named_and_never_touches_the_record() {
+    let site = Site::new();
+    let (zone, url) = provider().await;
+    let key = secret(&site, "pdns.key", KEY);
     let name = absolute(RECORD).unwrap();
     // Every TTL that the record ever had.
     let (seen, ttls) = watch::channel(BTreeSet::new());

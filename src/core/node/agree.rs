@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::stand_in::{MOST_FAILING, fails_in};
 use super::{Node, Notice};
 use crate::agreement::{Agreed, Difference, agreed};
 use crate::config::RunOn;
@@ -19,6 +20,7 @@ struct Claim<'a> {
     node: &'a NodeName,
     tag: &'a HandlerTag,
     ready: bool,
+    failing: &'a [ShortDigest],
 }
 
 impl Node {
@@ -26,12 +28,13 @@ impl Node {
         let (own, name) = (&self.settings.name, ShortDigest::of_name(handler));
         self.view.members().iter().filter_map(move |(node, member)| {
             // Of itself this node knows sooner than its view.
-            let (tag, ready) = if node == own {
-                (self.records.get(own)?.handler(name)?, self.is_ready())
+            let (tag, ready, failing) = if node == own {
+                let record = self.records.get(own)?;
+                (record.handler(name)?, self.is_ready(), &record.failing)
             } else {
-                (member.handler(name)?, member.ready)
+                (member.handler(name)?, member.ready, &member.failing)
             };
-            Some(Claim { node, tag, ready })
+            Some(Claim { node, tag, ready, failing })
         })
     }
 
@@ -47,9 +50,14 @@ impl Node {
         let run_on = self.handler(key)?.run_on;
         let agreed = self.agreed(&key.handler)?;
         let may_run = self.claims(&key.handler).filter(|claim| claim.ready && agreed.includes(claim.tag));
-        let mut nodes = may_run.map(|claim| claim.node);
+        let mut nodes = may_run.clone().map(|claim| claim.node);
         match run_on {
-            RunOn::One => plan::runner(&key.handler, key.scope(), nodes),
+            RunOn::One => {
+                let able = may_run.clone().filter(|claim| !fails_in(claim.failing, key));
+                let failing = may_run.clone().count() - able.clone().count();
+                let first = plan::runner(&key.handler, key.scope(), able.map(|claim| claim.node));
+                first.filter(|_| failing < MOST_FAILING).or_else(|| plan::runner(&key.handler, key.scope(), nodes))
+            }
             RunOn::Every | RunOn::Subject => nodes.find(|node| **node == self.settings.name),
         }
     }

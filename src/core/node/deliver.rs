@@ -304,6 +304,7 @@ impl Node {
         if let Some((delivery, outcome)) = self.ledger.finish(now.at, id, &end, &mut self.rng) {
             self.keep(now, &delivery, outcome, &end);
             self.issue_receipt(now.at, &delivery.id, &end);
+            self.note_end(now.at, &delivery.key, &end);
             if let Some(book) = self.books.get_mut(&delivery.key.handler) {
                 book.last = Some(LastRun {
                     event: delivery.event.kind.to_string(),

@@ -22,6 +22,7 @@ mod manual;
 mod range;
 mod receipt;
 mod reconfigure;
+mod stand_in;
 mod status;
 mod stream;
 mod summary;
@@ -72,6 +73,8 @@ enum Tick {
     Look,
     Exchange,
     LookAgain(ScopeKey),
+    /// The failures of this node's runs in a scope are forgotten.
+    Forgive(ScopeKey),
     SpreadLeave,
     /// A connection that this node opened has had its time.
     HangUp(u64),
@@ -121,6 +124,8 @@ pub struct Node {
     own_scopes: std::collections::BTreeSet<ScopeKey>,
     /// Those among them that may have had another runner until now, and when its last run is over.
     look_again: BTreeMap<ScopeKey, Instant>,
+    /// The scopes in which the last run of this node failed: until when others run them.
+    failing: BTreeMap<ScopeKey, Instant>,
     next_local_event: u64,
     exchange: exchange::State,
     heal: heal::State,
@@ -166,6 +171,7 @@ impl Node {
             runs_from: None,
             own_scopes: Default::default(),
             look_again: BTreeMap::new(),
+            failing: BTreeMap::new(),
             next_local_event: 0,
             exchange: exchange::State::new(now.at, &settings),
             heal: heal::State::default(),
@@ -267,6 +273,7 @@ impl Node {
                     self.expire_letters(now.wall);
                 }
                 Tick::LookAgain(key) => self.on_look_again(now, &key),
+                Tick::Forgive(key) => self.forgive(now.at, &key),
                 Tick::SpreadLeave => self.spread_leave(now.at),
                 Tick::HangUp(number) => self.hang_up(number),
             }
@@ -415,6 +422,7 @@ impl Node {
             apps: apps.collect(),
             ready: self.is_ready(),
             handlers: self.handler_tags(),
+            failing: self.failing_tags(),
         }
     }
 

@@ -49,6 +49,7 @@ impl Node {
                     .flat_map(|book| &book.mismatches)
                     .map(|(node, differs)| MismatchStatus { node: node.to_string(), differs: differs.as_str().into() })
                     .collect(),
+                failing: self.failing_status(handler),
                 missing: book.map_or_else(Vec::new, |book| book.missing.clone()),
                 version: book.and_then(|book| book.versions.current()).map(|version| version.to_string()),
                 watched: handler.watch,

@@ -223,7 +223,16 @@ impl Fuzz {
         let short = ShortDigest::new(&self.rng.random());
         let handlers = vec![HandlerTag { name: short, config: short, component: Some(short) }];
         let (boot, sequence) = (self.rng.random_range(0..3), self.rng.random());
-        Record { node: self.name(), boot, sequence, leaving: None, apps: vec![app], ready: true, handlers }
+        Record {
+            node: self.name(),
+            boot,
+            sequence,
+            leaving: None,
+            apps: vec![app],
+            ready: true,
+            handlers,
+            failing: vec![],
+        }
     }
 
     /// A message of each kind, as it should be.

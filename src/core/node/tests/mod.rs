@@ -10,6 +10,7 @@ mod keep;
 mod net;
 mod receipts;
 mod reload;
+mod stand_in;
 mod stream;
 mod tcp;
 mod trouble;
@@ -61,7 +62,7 @@ fn the_longest_names_and_the_largest_records_still_get_through() {
         let publish = |index: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, slot as u16, index]);
         settings.apps[0].publish = (0..8).map(publish).collect();
         let mut second = App { name: AppName::new("second").unwrap(), ..settings.apps[0].clone() };
-        second.publish.pop();
+        second.publish.truncate(5);
         let room = room_for_apps(MAX_HANDLERS);
         let size = AppRecord::largest(&second).encoded_len() + AppRecord::largest(&settings.apps[0]).encoded_len();
         assert!((room - 17..=room).contains(&size), "as large as the config takes them: {size}");
@@ -358,7 +359,7 @@ fn a_runner_that_dies_is_succeeded() {
 fn failures_are_tried_again_with_the_newest_state() {
     let mut net = Net::settled(2, 2);
     for slot in 0..2 {
-        net.run_ends.insert(slot, RunEnd::Retry("refused".into()));
+        net.run_ends.insert(slot, RunEnd::RetryAfter(Duration::from_secs(2), "refused".into()));
     }
     net.set_app(0, false);
     net.run_until("it failed", 20_000, |net| net.outcomes().contains(&Outcome::Retry));
