@@ -112,6 +112,12 @@ impl Machine {
         command.arg(program.as_ref());
         command
     }
+
+    /// Has the machine's packet filter be what these chains of `nft` say, and nothing else.
+    pub(crate) fn filter(&self, chains: &str) -> anyhow::Result<()> {
+        let rules = format!("flush ruleset\ntable inet filter {{\n{chains}}}\n");
+        feed(self.command("nft").args(["-f", "-"]), &rules)
+    }
 }
 
 /// A network namespace, and the process that holds it until its standard input is closed.
@@ -139,11 +145,14 @@ fn within(pid: u32) -> Command {
 
 /// Has `ip` do what the lines say, in the network namespace of a process.
 fn ip(pid: u32, lines: &str) -> anyhow::Result<()> {
-    let mut command = within(pid);
-    let mut child = command.args(["ip", "-batch", "-"]).stdin(Stdio::piped()).spawn().context("nsenter")?;
+    feed(within(pid).args(["ip", "-batch", "-"]), lines)
+}
+
+fn feed(command: &mut Command, lines: &str) -> anyhow::Result<()> {
+    let mut child = command.stdin(Stdio::piped()).spawn().context("nsenter")?;
     child.stdin.take().context("a pipe was asked for")?.write_all(lines.as_bytes())?;
     let status = child.wait()?;
-    ensure!(status.success(), "ip failed ({status}) at:\n{lines}");
+    ensure!(status.success(), "{command:?} failed ({status}) at:\n{lines}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The site on real parts: five servers with picored and a web server each, in network namespaces, and PowerDNS as it
-//! comes with Debian. In every round servers crash, are cut off, hang, leave, and come back, at random; after every
-//! round the record has to be right. All the while a visitor resolves and fetches, and the record may never be empty.
+//! comes with Debian. In every round servers crash, are cut off, one way or both, hang, leave, have their clocks set, lose
+//! the provider's API and come back, at random, and now and then PowerDNS hangs; after every round the record has to be
+//! right. All the while a visitor resolves and fetches, and the record may never be empty.
 //!
 //! Run by name, as root: `cargo test --test real_parts`. `PICORED_ROUNDS` says how many rounds (20), `PICORED_SEED` which
 //! (drawn and printed), `PICORED` tests another binary.
@@ -27,6 +28,8 @@ use site::{SERVERS, Site, Trouble};
 
 /// For so long the record has to be right at the end of a round.
 const HOLD: Duration = Duration::from_millis(1500);
+/// PowerDNS stands still for so long at times: longer than a run may take.
+const DNS_HANGS: Duration = Duration::from_secs(4);
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -109,6 +112,10 @@ fn disturb(site: &mut Site, rng: &mut StdRng) -> anyhow::Result<String> {
     }
     site.leave_alone_all_but(&touched);
     let mut said = Vec::new();
+    if rng.random_bool(0.1) {
+        site.powerdns().hang(DNS_HANGS)?;
+        said.push(format!("PowerDNS hangs for {DNS_HANGS:?}"));
+    }
     for server in touched {
         said.push(if site.is_well(server) {
             let bearable: Vec<_> = Trouble::ALL.into_iter().filter(|trouble| site.keeps_quorum(*trouble)).collect();

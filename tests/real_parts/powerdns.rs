@@ -5,11 +5,14 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rustix::process::Signal;
 
 use crate::debian_powerdns::{NEEDED, PROGRAM, arguments, create_database, sql};
 use crate::network::{Held, Machine};
+use crate::site::signal;
 
 pub(crate) const ZONE: &str = "site.example.";
 pub(crate) const RECORD: &str = "www.site.example.";
@@ -25,7 +28,7 @@ const OTHERS: [(&str, &str, &str); 4] = [
 
 /// A running server; it ends with its owner.
 pub(crate) struct PowerDns {
-    _process: Held,
+    process: Held,
     database: PathBuf,
 }
 
@@ -55,7 +58,14 @@ impl PowerDns {
         // Each visitor sees the record as it is.
         command.args(["--cache-ttl=0", "--query-cache-ttl=0", "--negquery-cache-ttl=0"]);
         let process = command.stdout(Stdio::null()).stderr(log).spawn().context("pdns_server")?;
-        Ok(Self { _process: Held(process), database })
+        Ok(Self { process: Held(process), database })
+    }
+
+    /// Stands still for a while: whoever asks waits, or gives up.
+    pub(crate) fn hang(&self, time: Duration) -> anyhow::Result<()> {
+        signal(self.process.0.id(), Signal::STOP)?;
+        std::thread::sleep(time);
+        signal(self.process.0.id(), Signal::CONT)
     }
 
     /// What it has besides the site's addresses, against what was there at the start.

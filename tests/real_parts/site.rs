@@ -19,6 +19,7 @@ pub(crate) const SERVERS: usize = 5;
 const DNS: u8 = 53;
 /// Where each node serves its metrics.
 pub(crate) const METRICS_PORT: u16 = 9946;
+
 /// So many lines of the nodes' logs are shown when a round fails.
 const LAST_LINES: usize = 200;
 
@@ -29,6 +30,10 @@ pub(crate) enum Trouble {
     Crashes,
     /// Its cable is pulled out.
     CutOff,
+    /// Nothing that it sends arrives.
+    Mute,
+    /// Nothing that is sent to it arrives.
+    Deaf,
     /// Its web server is gone, picored is not.
     SiteStops,
     /// Its web server takes connections and answers nothing.
@@ -39,32 +44,44 @@ pub(crate) enum Trouble {
     NodePaused,
     /// picored is told to stop.
     NodeLeaves,
-    /// picored is gone and started again at once: no trouble to the site.
+    /// picored is gone and started again at once: no trouble to the site, nor are the following.
     NodeRestarts,
+    /// Its clock is set back an hour, or forward again.
+    ClockIsSet,
+    /// Nothing that it sends to the provider's API arrives there, or it does again.
+    ApiHangs,
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Crashes,
         Self::CutOff,
+        Self::Mute,
+        Self::Deaf,
         Self::SiteStops,
         Self::SiteHangs,
         Self::NodeKilled,
         Self::NodePaused,
         Self::NodeLeaves,
         Self::NodeRestarts,
+        Self::ClockIsSet,
+        Self::ApiHangs,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Crashes => "crashes",
             Self::CutOff => "is cut off",
+            Self::Mute => "can send nothing",
+            Self::Deaf => "hears nothing",
             Self::SiteStops => "loses its web server",
             Self::SiteHangs => "has a web server that hangs",
             Self::NodeKilled => "loses picored",
             Self::NodePaused => "has picored paused",
             Self::NodeLeaves => "leaves",
             Self::NodeRestarts => "has picored killed and started",
+            Self::ClockIsSet => "has its clock set",
+            Self::ApiHangs => "loses the API or regains it",
         }
     }
 }
@@ -73,6 +90,29 @@ struct Server {
     machine: Machine,
     web: Option<Held>,
     trouble: Option<Trouble>,
+    /// What it sends to the API is lost.
+    has_no_api: bool,
+    is_an_hour_back: bool,
+}
+
+impl Server {
+    fn new(machine: Machine) -> Self {
+        Self { machine, web: None, trouble: None, has_no_api: false, is_an_hour_back: false }
+    }
+
+    /// Lets those packets be lost that are to be.
+    fn filter(&self) -> anyhow::Result<()> {
+        let chain =
+            |hook: &str, what: &str| format!("chain {hook} {{ type filter hook {hook} priority 0; {what} drop; }}\n");
+        let mut chains = String::new();
+        match self.trouble {
+            Some(Trouble::Mute) => chains += &chain("output", "oifname eth0"),
+            Some(Trouble::Deaf) => chains += &chain("input", "iifname eth0"),
+            _ if self.has_no_api => chains += &chain("output", &format!("tcp dport {API_PORT}")),
+            _ => {}
+        }
+        self.machine.filter(&chains)
+    }
 }
 
 /// All of it. Fields end in their order: the processes before the network that they are on.
@@ -84,7 +124,7 @@ pub(crate) struct Site {
     servers: Vec<Server>,
     _dns: Machine,
     network: Network,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     lines: VecDeque<String>,
 }
 
@@ -92,6 +132,7 @@ impl Site {
     /// Starts everything.
     pub(crate) fn start() -> anyhow::Result<Self> {
         let picored = std::env::var_os("PICORED").map_or_else(|| env!("CARGO_BIN_EXE_picored").into(), PathBuf::from);
+        ensure!(faketime().exists(), "libfaketime is not installed: .ci/install does it");
         let network = Network::new()?;
         let folder = tempfile::tempdir()?;
         let dns = network.machine(DNS, &[])?;
@@ -102,10 +143,11 @@ impl Site {
         let known = gossip.iter().map(SocketAddr::ip).collect();
         let watch = Watch::start(&network, (address(DNS), 53).into(), known)?;
         let cluster = Cluster::new(&picored, &gossip, config)?;
-        let servers = machines.into_iter().map(|machine| Server { machine, web: None, trouble: None }).collect();
+        let servers = machines.into_iter().map(Server::new).collect();
         let lines = VecDeque::new();
-        let mut site = Self { picored, cluster, watch, powerdns, servers, _dns: dns, network, _folder: folder, lines };
+        let mut site = Self { picored, cluster, watch, powerdns, servers, _dns: dns, network, folder, lines };
         for server in 0..SERVERS {
+            site.set_clock(server, false)?;
             site.start_web(server)?;
             site.start_node(server)?;
         }
@@ -130,18 +172,43 @@ impl Site {
                 let ended = process.wait()?;
                 ensure!(ended.success(), "{} was told to stop and ended with {ended}", name(server));
             }
+            Trouble::Mute | Trouble::Deaf => {}
             Trouble::NodeRestarts => {
                 self.kill_node(server)?;
                 return self.start_node(server);
             }
+            Trouble::ClockIsSet => return self.set_clock(server, !self.servers[server].is_an_hour_back),
+            Trouble::ApiHangs => {
+                // Where three nodes cannot reach it, it is nobody's turn.
+                let without = self.servers.iter().filter(|server| server.has_no_api).count();
+                let affected = &mut self.servers[server];
+                affected.has_no_api = !affected.has_no_api && without < 2;
+                return affected.filter();
+            }
         }
         self.servers[server].trouble = Some(trouble);
-        Ok(())
+        self.servers[server].filter()
+    }
+
+    /// Sets the clock of a server's picored: an hour back, or right.
+    fn set_clock(&mut self, server: usize, is_an_hour_back: bool) -> anyhow::Result<()> {
+        self.servers[server].is_an_hour_back = is_an_hour_back;
+        let shift = if is_an_hour_back { "-1h" } else { "+0" };
+        // Whoever reads it meanwhile reads the old or the new.
+        let (clock, new) = (self.clock(server), self.folder.path().join("clock.new"));
+        std::fs::write(&new, shift)?;
+        Ok(std::fs::rename(new, clock)?)
+    }
+
+    fn clock(&self, server: usize) -> PathBuf {
+        self.folder.path().join(format!("{}.clock", name(server)))
     }
 
     /// Ends what ails a server.
     pub(crate) fn repair(&mut self, server: usize) -> anyhow::Result<()> {
-        match self.servers[server].trouble.take() {
+        let trouble = self.servers[server].trouble.take();
+        self.servers[server].filter()?;
+        match trouble {
             Some(Trouble::Crashes) => {
                 self.start_web(server)?;
                 self.start_node(server)
@@ -151,13 +218,15 @@ impl Site {
             Some(Trouble::SiteHangs) => self.signal_web(server, Signal::CONT),
             Some(Trouble::NodePaused) => signal(self.cluster.process(server)?.id(), Signal::CONT),
             Some(Trouble::NodeKilled | Trouble::NodeLeaves) => self.start_node(server),
-            Some(Trouble::NodeRestarts) | None => Ok(()),
+            Some(Trouble::Mute | Trouble::Deaf | Trouble::NodeRestarts | Trouble::ClockIsSet | Trouble::ApiHangs)
+            | None => Ok(()),
         }
     }
 
     /// Ends what ails any server.
     pub(crate) fn repair_all(&mut self) -> anyhow::Result<()> {
         self.leave_alone_all_but(&[]);
+        self.servers.iter_mut().for_each(|server| server.has_no_api = false);
         (0..SERVERS).try_for_each(|server| self.repair(server))
     }
 
@@ -169,7 +238,8 @@ impl Site {
     pub(crate) fn keeps_quorum(&self, more: Trouble) -> bool {
         let troubles = || self.servers.iter().filter_map(|server| server.trouble).chain([more]);
         let is_silent = |trouble: &Trouble| {
-            matches!(trouble, Trouble::Crashes | Trouble::CutOff | Trouble::NodeKilled | Trouble::NodePaused)
+            use Trouble::{Crashes, CutOff, Deaf, Mute, NodeKilled, NodePaused};
+            matches!(trouble, Crashes | CutOff | Mute | Deaf | NodeKilled | NodePaused)
         };
         let silent = troubles().filter(is_silent).count();
         let left = troubles().filter(|trouble| *trouble == Trouble::NodeLeaves).count();
@@ -226,6 +296,9 @@ impl Site {
     fn start_node(&mut self, server: usize) -> anyhow::Result<()> {
         let mut command = self.servers[server].machine.command(&self.picored);
         command.env("API_KEY", API_KEY);
+        command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", self.clock(server));
+        // The time of day alone, and looked up each time.
+        command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
         self.cluster.start_by(server, command)
     }
 
@@ -249,9 +322,15 @@ impl Site {
     }
 }
 
-fn signal(pid: u32, what: Signal) -> anyhow::Result<()> {
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, what: Signal) -> anyhow::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
     Ok(kill_process(pid, what)?)
+}
+
+/// What sets the clock of one process.
+fn faketime() -> PathBuf {
+    format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH).into()
 }
 
 /// A server's number on the network.
@@ -270,7 +349,7 @@ fn config(server: usize) -> String {
     format!(
         "[governor]\nbudget_ratio = 1\nflap_hold = \"0s\"\n\n[secrets]\napi = {{ env = \"API_KEY\" }}\n\n[[app]]\nname = \"www\"\npublish = [\"{}\"]\n\
          check = {{ http = \"http://127.0.0.1/health\", expect_body = \"OK\" }}\ninterval = \"1s\"\ntimeout = \"1s\"\n\n\
-         [[handler]]\nname = \"dns\"\nsource = \"builtin:dns-powerdns\"\n\n\
+         [[handler]]\nname = \"dns\"\nsource = \"builtin:dns-powerdns\"\ntimeout = \"3s\"\n\n\
          [handler.config]\napi = \"{api}\"\nzone = \"{ZONE}\"\nrecord = \"{RECORD}\"\nttl = 30\n\n\
          [[handler.http]]\nallow = \"{api}\"\nmethods = [\"GET\", \"PATCH\"]\n\
          paths = [\"/api/v1/servers/localhost/zones/{ZONE}\"]\nallow_private = [\"{}/32\"]\n\

@@ -1,5 +1,5 @@
-//! Nodes that are alive and are not to write the record: one that holds the handler to be another thing than most, and
-//! one whom the provider refuses. Others write it, and everybody says who is odd.
+//! Nodes that are alive and are not to write the record: one that is alone, one that holds the handler to be another thing
+//! than most, and one whom the provider refuses. Where others write it, everybody says who is odd.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use picored::demo::api;
 use picored::demo::zone::{Zone, absolute};
@@ -19,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::node::{Line, is};
-use crate::site::{Setup, Site, fixture};
+use crate::site::{Setup, Site, fixture, free_address};
 use crate::website::Website;
 
 const APP: &str = "interval = \"100ms\"\ntimeout = \"30s\"\nrise = 1\nfall = 1";
@@ -74,6 +75,51 @@ fn secret(site: &Site, name: &str, key: &str) -> PathBuf {
     fs::write(&path, key).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     path
+}
+
+/// `PICORED_STAGGER` says how many seconds lie between two starts; else each begins as soon as the one before has settled.
+#[tokio::test]
+async fn a_cold_start_one_after_another_never_leaves_the_first_alone_in_the_record() {
+    let site = Site::new();
+    let (zone, url) = provider().await;
+    let key = secret(&site, "pdns.key", KEY);
+    let name = absolute(RECORD).unwrap();
+    let stagger = std::env::var("PICORED_STAGGER").ok().map(|text| Duration::from_secs(text.parse().unwrap()));
+    let addresses = [1, 2, 3].map(|number| free_address(&format!("127.0.8.{number}")));
+    let mut sizes = zone.subscribe();
+    let watched = tokio::spawn({
+        let name = name.clone();
+        async move {
+            let mut seen = Vec::new();
+            loop {
+                let size = sizes.borrow_and_update().addresses(&name).len();
+                seen.push(size);
+                if size == 3 || sizes.changed().await.is_err() {
+                    return seen;
+                }
+            }
+        }
+    });
+    let mut running = Vec::new();
+    for (number, address) in (1..).zip(addresses) {
+        let (website, is_up) = Website::switched().await;
+        let mut setup = site.setup(&format!("n{number}"), address);
+        for seed in addresses.iter().filter(|seed| **seed != address) {
+            setup = setup.seed(seed);
+        }
+        let setup = setup.app(&website, &format!("192.0.2.{number}"), APP);
+        let node = site.start(&handlers(setup, &url, &key, 30, "ok"));
+        let own = format!("n{number}");
+        let is_up_here = |status: &Status| {
+            let own = status.members.iter().find(|member| member.name == own)?;
+            own.apps.iter().any(|app| app.state == "up").then_some(())
+        };
+        node.shows("that its application is up", is_up_here).await;
+        tokio::time::sleep(stagger.unwrap_or_default()).await;
+        running.push((node, website, is_up));
+    }
+    let seen = site.until("all three are published", watched).await.unwrap();
+    assert!(seen.iter().all(|size| *size != 1), "the first was alone in the record: {seen:?}");
 }
 
 #[tokio::test]
