@@ -8,7 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use picored_core::envelope::{Cluster, ClusterKey, MAX_DATAGRAM, Sealer};
+use picored_core::envelope::{Cluster, ClusterKey, MAX_DATAGRAM, Sealer, VERSION};
 use picored_core::message::Message;
 use picored_core::name::{ClusterName, NodeName};
 use rustix::process::Signal;
@@ -123,7 +123,7 @@ async fn a_node_stands_what_no_good_node_sends() {
         let reason = match bytes.first_mut() {
             None => "length",
             Some(version) => {
-                *version = 2;
+                *version = VERSION + 1;
                 "version"
             }
         };
@@ -133,7 +133,7 @@ async fn a_node_stands_what_no_good_node_sends() {
     for (seed, recording) in good.iter().enumerate() {
         // The version is right and the rest is noise, but for a name's length: then it is some other cluster's.
         let mut bytes = noise(seed as u64, 400);
-        (bytes[0], bytes[25]) = (1, 40);
+        (bytes[0], bytes[25]) = (VERSION, 40);
         attacker.send("cluster", &bytes);
         attacker.send("length", &recording[..20]);
         attacker.send("length", &recording[..26 + 2 + 15]);
