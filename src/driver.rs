@@ -262,9 +262,13 @@ impl Driver {
                         if told_to_stop > 1 {
                             return Ok(());
                         }
-                        tracing::info!(target: "picored::node", "leaving");
-                        self.service.stopping();
-                        self.node.handle(self.clock.now(), Input::Leave);
+                        if self.reload.config().node.drain_on_term {
+                            drop(self.drain());
+                        } else {
+                            self.service.stopping();
+                            tracing::info!(target: "picored::node", "leaving");
+                            self.node.handle(self.clock.now(), Input::Leave);
+                        }
                     }
                 },
             }
@@ -420,6 +424,7 @@ impl Driver {
             Change::Maintenance { app, on, limit } => self.maintain(app.as_ref(), on, limit, reply),
             Change::Redeliver { delivery } => self.redeliver(&delivery, reply),
             Change::Beat { app, result } => self.beat(&app, &result, reply),
+            Change::Leave { now } => self.leave(now, reply),
             Change::Forget { member } => self.forget(&member, reply),
             Change::Reload { dry_run } => self.reload(Request { dry_run, reply: Some(reply) }),
             Change::Upgrade { handler, component } => {

@@ -31,7 +31,8 @@ pub struct Happening {
     /// (a run of a handler, or what came of a delivery without one), `upgraded`, `rolled-back`, `upgrade-refused` (another
     /// version of a handler), `config-mismatch` (the member's handler differs from most nodes'), `config-agreed` (no longer),
     /// `degraded` (the member answers over TCP alone), `recovered` (its datagrams come through again), `held`, `refused`,
-    /// `cut-off` (most members were lost at once, so handlers wait), `reunited` (they go on), `rejoined`, `name-taken`.
+    /// `cut-off` (most members were lost at once, so handlers wait), `reunited` (they go on), `rejoined`, `name-taken`, `drained` (it
+    /// leaves when resolvers have forgotten it).
     pub kind: String,
     /// The event's id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +139,10 @@ impl Happening {
             Notice::Degraded { member, recovered } => {
                 let text = (!recovered).then(|| "it answers over TCP alone: no datagram comes through".to_owned());
                 Self { member: some(member), text, ..kind(if *recovered { "recovered" } else { "degraded" }) }
+            }
+            Notice::Drained { is_out, .. } => {
+                let text = if *is_out { "published nowhere" } else { "may be published still" };
+                Self { text: some(&text), ..kind("drained") }
             }
             Notice::Held { app, member, reason } => Self {
                 app: some(app),

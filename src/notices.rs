@@ -103,6 +103,15 @@ pub(crate) fn log(notice: &Notice) {
         Notice::Degraded { member, recovered: true } => {
             tracing::info!(target: "picored::gossip", member = %member, "recovered");
         }
+        Notice::Drained { is_out: true, wait } => {
+            let text = "it is published nowhere, and stays until that is known to all";
+            tracing::info!(target: "picored::node", wait_ms = wait.as_millis() as u64, text, "drained");
+        }
+        Notice::Drained { is_out: false, wait } => {
+            let text =
+                "it may be published still, as it is up nowhere else or its handlers fail, and leaves all the same";
+            tracing::warn!(target: "picored::node", wait_ms = wait.as_millis() as u64, text, "drained");
+        }
         Notice::Held { app, member, reason } => {
             let text = reason.explanation();
             tracing::warn!(target: "picored::governor", app = %app, member = %member, reason = %reason, text, "held");

@@ -24,7 +24,9 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::commands::{CHANGE_TIME, MAX_REASON};
-use super::{Beaten, Deliveries, Forgotten, HandlerChange, HandlerRun, Maintained, NodeStatus, Redelivered, Reloaded};
+use super::{
+    Beaten, Deliveries, Forgotten, HandlerChange, HandlerRun, Leaving, Maintained, NodeStatus, Redelivered, Reloaded,
+};
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,6 +107,11 @@ pub async fn rollback(socket: &Path, handler: &HandlerName) -> Result<HandlerCha
 /// `POST /v1/members/NAME/forget`.
 pub async fn forget(socket: &Path, member: &NodeName) -> Result<Forgotten, ClientError> {
     post(socket, format!("/v1/members/{member}/forget"), Vec::new()).await
+}
+
+/// `POST /v1/leave`: the node leaves, `now` or when its visitors have gone.
+pub async fn leave(socket: &Path, now: bool) -> Result<Leaving, ClientError> {
+    post(socket, if now { "/v1/leave?now" } else { "/v1/leave" }.to_owned(), Vec::new()).await
 }
 
 /// `GET /v1/deliveries`.

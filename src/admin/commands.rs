@@ -57,6 +57,11 @@ pub enum Change {
         /// Which.
         delivery: DeliveryId,
     },
+    /// Leave the cluster and end. The answer is a [`Leaving`], and comes before that.
+    Leave {
+        /// Without waiting for visitors to go elsewhere.
+        now: bool,
+    },
     /// Forget a member that is down. The answer is a [`Forgotten`].
     Forget {
         /// Which.
@@ -100,6 +105,17 @@ pub struct Reloaded {
 pub struct Forgotten {
     /// Who.
     pub member: String,
+}
+
+/// The answer to `POST /v1/leave`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Who.
+    pub node: String,
+    /// How long it stays once it is published nowhere, in milliseconds; none if it leaves at once.
+    pub drain_wait_ms: Option<u64>,
+    /// The applications that stay published, as they are up nowhere else.
+    pub kept: Vec<String>,
 }
 
 /// The answer to `POST /v1/deliveries/HANDLER/NUMBER/redeliver`.
@@ -235,6 +251,15 @@ pub(super) fn run(handler: HandlerName, query: &str) -> Result<Change, Refusal> 
         }
     }
     Ok(Change::Run { handler, event, app, dry_run })
+}
+
+/// `now`, or nothing.
+pub(super) fn leave(query: &str) -> Result<Change, Refusal> {
+    match query {
+        "" => Ok(Change::Leave { now: false }),
+        "now" => Ok(Change::Leave { now: true }),
+        _ => Err(Refusal::new(StatusCode::BAD_REQUEST, "this takes `now` or nothing".to_owned())),
+    }
 }
 
 /// `on` or `off`, and `app=NAME&for=SECONDS`, each of which may be left out.

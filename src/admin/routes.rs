@@ -41,6 +41,7 @@ enum Route {
     Rollback(String),
     Run(String),
     Forget(String),
+    Leave,
     Maintenance,
     Beat(String),
     Reload,
@@ -64,6 +65,7 @@ impl Route {
             }
             ["", "v1", "handlers", name, "run"] => Self::Run(name.to_owned()),
             ["", "v1", "members", name, "forget"] => Self::Forget(name.to_owned()),
+            ["", "v1", "leave"] => Self::Leave,
             ["", "v1", "maintenance"] => Self::Maintenance,
             ["", "v1", "apps", name, "beat"] => Self::Beat(name.to_owned()),
             ["", "v1", "reload"] => Self::Reload,
@@ -83,6 +85,7 @@ impl Route {
             | Self::Rollback(_)
             | Self::Run(_)
             | Self::Forget(_)
+            | Self::Leave
             | Self::Maintenance
             | Self::Beat(_)
             | Self::Reload => Method::POST,
@@ -137,7 +140,7 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let Sources { status, metrics, events, followers, commands } = sources;
     let route = Route::of(request.uri().path()).ok_or_else(|| {
-        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/maintenance, /v1/apps/NAME/beat, /v1/handlers, /v1/events, /v1/deliveries, \
+        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/leave, /v1/maintenance, /v1/apps/NAME/beat, /v1/handlers, /v1/events, /v1/deliveries, \
                      /v1/deliveries/HANDLER/NUMBER/redeliver, /v1/reload, /metrics, \
                      and for each handler /v1/handlers/NAME/upgrade, .../rollback and .../run";
         Refusal::new(StatusCode::NOT_FOUND, format!("no such path: there are {paths}"))
@@ -204,6 +207,11 @@ async fn answer(
             may_change?;
             commands::no_body(body).await?;
             Change::Forget { member: commands::member(&member)? }
+        }
+        Route::Leave => {
+            may_change?;
+            commands::no_body(body).await?;
+            commands::leave(query)?
         }
         Route::Maintenance => {
             may_change?;

@@ -13,6 +13,7 @@ mod forget;
 mod handler;
 mod init;
 mod keygen;
+mod leave;
 mod maintenance;
 mod man;
 mod members;
@@ -67,6 +68,7 @@ enum Verb {
     Deliveries(deliveries::Args),
     Redeliver(redeliver::Args),
     Forget(forget::Args),
+    Leave(leave::Args),
     Maintenance(maintenance::Args),
     Beat(beat::Args),
     Handler(handler::Args),
@@ -106,6 +108,7 @@ fn run_for_a_moment(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Why(args) => why::run(&args),
         Verb::Deliveries(args) => deliveries::run(&args),
         Verb::Redeliver(args) => redeliver::run(&args),
+        Verb::Leave(args) => leave::run(&args),
         Verb::Maintenance(args) => maintenance::run(&args),
         Verb::Beat(args) => beat::run(&args),
         Verb::Forget(args) => forget::run(&args),

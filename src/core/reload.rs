@@ -181,13 +181,16 @@ fn differing<const N: usize>(keys: [(&str, bool); N]) -> Vec<String> {
 
 /// Who this node is and where it is found: its peers, its socket and its state hang on each of these.
 fn node_keys(old: &Node, new: &Node) -> Vec<String> {
-    let Node { name, bind, advertise, state_dir, admin_socket } = old;
+    let Node { name, bind, advertise, state_dir, admin_socket, drain, drain_on_term } = old;
     differing([
         ("node.name", *name != new.name),
         ("node.bind", *bind != new.bind),
         ("node.advertise", *advertise != new.advertise),
         ("node.state_dir", *state_dir != new.state_dir),
         ("node.admin_socket", *admin_socket != new.admin_socket),
+        ("node.drain_timeout", drain.timeout != new.drain.timeout),
+        ("node.drain_wait", drain.wait != new.drain.wait),
+        ("node.drain_on_term", *drain_on_term != new.drain_on_term),
     ])
 }
 

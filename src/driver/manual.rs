@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use picored_core::event::{DeliveryId, EventKind, RunEnd};
 use picored_core::name::{AppName, HandlerName, NodeName};
-use picored_core::node::{BeatError, Maintenance, ManualError, Notice};
+use picored_core::node::{BeatError, Input, Maintenance, ManualError, Notice};
 use tokio::sync::oneshot;
 
 use super::Driver;
@@ -63,6 +63,31 @@ impl Driver {
             Refusal::new(code, error.to_string())
         };
         let _ = reply.send(done.map_err(refused));
+    }
+
+    /// Has this node leave: at once, or when its visitors have gone.
+    pub(super) fn leave(&mut self, now: bool, reply: oneshot::Sender<Answer>) {
+        let kept = if now {
+            // Not told while it drains: it would have no longer for that than it has to stop.
+            self.service.stopping();
+            self.node.handle(self.clock.now(), Input::Leave);
+            Vec::new()
+        } else {
+            self.drain()
+        };
+        let wait = self.reload.config().node.drain.wait.as_millis();
+        let leaving = admin::Leaving {
+            node: self.reload.config().node.name.to_string(),
+            drain_wait_ms: (!now).then(|| u64::try_from(wait).unwrap_or(u64::MAX)),
+            kept: kept.iter().map(ToString::to_string).collect(),
+        };
+        let _ = reply.send(Ok(json(&leaving)));
+    }
+
+    /// Begins to drain; the applications that stay published.
+    pub(super) fn drain(&mut self) -> Vec<AppName> {
+        tracing::info!(target: "picored::node", "draining");
+        self.node.drain(self.clock.now(), self.reload.config().node.drain)
     }
 
     /// Begins or ends maintenance.

@@ -65,6 +65,11 @@ impl Reload {
         Self { path, config: Arc::new(config), waiting: Vec::new(), current: None }
     }
 
+    /// The config in force.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What has become of the reload that is under way; never if there is none. Nothing is lost if this is dropped.
     pub(super) async fn prepared(&mut self) -> Result<Prepared, Refusal> {
         match &mut self.current {

@@ -123,6 +123,50 @@ async fn a_cold_start_one_after_another_never_leaves_the_first_alone_in_the_reco
 }
 
 #[tokio::test]
+async fn who_is_told_to_leave_goes_out_of_the_record_first_and_then_ends() {
+    let site = Site::new();
+    let (zone, url) = provider().await;
+    let key = secret(&site, "pdns.key", KEY);
+    let (mut running, mut seed) = (Vec::new(), None);
+    for number in 1..=3 {
+        let (website, _) = Website::switched().await;
+        let mut setup = site.setup(&format!("n{number}"), "127.0.0.1:0");
+        setup.node = "drain_wait = \"1s\"".into();
+        if let Some(seed) = seed {
+            setup = setup.seed(seed);
+        }
+        let setup = setup.app(&website, &format!("192.0.2.{number}"), APP);
+        let node = site.start(&handlers(setup, &url, &key, 30, "ok"));
+        seed = Some(node.address().await);
+        running.push((node, website));
+    }
+    let name = absolute(RECORD).unwrap();
+    let holds = async |what: &str, addresses: &[&str]| {
+        let wanted: BTreeSet<_> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let mut contents = zone.subscribe();
+        let reached = contents.wait_for(|contents| contents.addresses(&name) == wanted);
+        site.until(what, reached).await.unwrap();
+    };
+    holds("all are published", &["192.0.2.1", "192.0.2.2", "192.0.2.3"]).await;
+    let (leaving, _website) = running.remove(0);
+    let is_draining = async {
+        holds("the first is out", &["192.0.2.2", "192.0.2.3"]).await;
+        leaving.shows("that it is draining", |status| (status.state == "draining").then_some(())).await;
+    };
+    let ((code, text, _), ()) = tokio::join!(leaving.told(&["leave"]), is_draining);
+    assert_eq!((code, text.as_str()), (Some(0), "n1 is draining: it leaves 1s after its addresses\nn1 has left\n"));
+    let ended = leaving.end().await;
+    assert_eq!(ended.status.code(), Some(0));
+    let told = |line: &&Line| is(line, "picored::node", "drained") && line["level"] == "INFO";
+    assert!(ended.lines.iter().find(told).is_some(), "{}", site.last_lines());
+
+    // Maintenance waits in the same way.
+    let (code, text, error) = running[0].0.told(&["maintenance", "on", "--wait", "1s"]).await;
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{text}");
+    holds("the second is out", &["192.0.2.3"]).await;
+}
+
+#[tokio::test]
 async fn a_node_whom_the_provider_refuses_is_named_and_another_writes_the_record() {
     let site = Site::new();
     let (zone, url) = provider().await;

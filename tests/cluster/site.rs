@@ -52,8 +52,8 @@ impl Site {
         let state_dir = self.path(&format!("{name}.state"));
         let socket = self.path(&format!("{name}.sock"));
         let key = Some(self.path("key"));
-        let (seeds, rest) = (Vec::new(), String::new());
-        Setup { name: name.into(), bind: bind.to_string(), advertise: None, state_dir, socket, seeds, key, rest }
+        let (node, seeds, rest) = (String::new(), Vec::new(), String::new());
+        Setup { name: name.into(), bind: bind.to_string(), advertise: None, state_dir, socket, node, seeds, key, rest }
     }
 
     /// Writes a node's config, in the place of the one before; who reads meanwhile reads one of them whole.
@@ -101,6 +101,8 @@ pub(crate) struct Setup {
     pub(crate) state_dir: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) key: Option<PathBuf>,
+    /// More lines of `[node]`.
+    pub(crate) node: String,
     seeds: Vec<String>,
     rest: String,
 }
@@ -145,12 +147,12 @@ impl Setup {
     }
 
     fn text(&self) -> String {
-        let Self { name, bind, advertise, state_dir, socket, key, seeds, rest } = self;
+        let Self { name, bind, advertise, state_dir, socket, key, node, seeds, rest } = self;
         let advertise = advertise.map_or_else(String::new, |address| format!("advertise = \"{address}\""));
         let key = key.as_ref().map_or_else(String::new, |path| format!("key_file = {path:?}"));
         format!(
             "[node]\nname = \"{name}\"\nbind = \"{bind}\"\n{advertise}\nstate_dir = {state_dir:?}\n\
-             admin_socket = {socket:?}\n[cluster]\nname = \"test\"\nseeds = {seeds:?}\n{key}\n{rest}"
+             admin_socket = {socket:?}\n{node}\n[cluster]\nname = \"test\"\nseeds = {seeds:?}\n{key}\n{rest}"
         )
     }
 }

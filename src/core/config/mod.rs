@@ -99,6 +99,19 @@ pub struct Node {
     pub state_dir: PathBuf,
     /// The admin socket's path.
     pub admin_socket: PathBuf,
+    /// How it makes ready for a stop.
+    pub drain: Drain,
+    /// Whether SIGTERM drains as well, instead of leaving at once.
+    pub drain_on_term: bool,
+}
+
+/// How a node gives its visitors time to go elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// So long it waits to hear that it is published nowhere.
+    pub timeout: Duration,
+    /// So long it waits then: the record's time to live.
+    pub wait: Duration,
 }
 
 /// `[cluster]`: what all members share.

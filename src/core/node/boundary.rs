@@ -303,6 +303,13 @@ pub enum Notice {
         /// How long the run took.
         took: Duration,
     },
+    /// This node, which is to stop, is published nowhere any more; or it has waited for that in vain.
+    Drained {
+        /// Whether it is not published.
+        is_out: bool,
+        /// So long it stays.
+        wait: Duration,
+    },
     /// Another version of a handler runs from now on.
     Takeover {
         /// Which handler.

@@ -57,11 +57,14 @@ impl Node {
         self.maintenance_changed(now);
         self.settle(now);
         let apps: Vec<_> = self.settings.maintained.iter().map(|(app, until)| (app.clone(), *until)).collect();
-        let own = &self.settings.name;
-        let is_kept =
-            |app: &AppName| self.governor.holds(app).any(|(member, hold)| member == own && hold == Hold::NeverEmpty);
-        let kept = apps.iter().map(|(app, _)| app).filter(|app| is_kept(app)).cloned().collect();
+        let kept = apps.iter().map(|(app, _)| app).filter(|app| self.is_kept(app)).cloned().collect();
         Ok(Maintenance { apps, kept })
+    }
+
+    /// Whether this node stays published for `app` because it is up nowhere else.
+    pub(super) fn is_kept(&self, app: &AppName) -> bool {
+        let own = &self.settings.name;
+        self.governor.holds(app).any(|(member, hold)| member == own && hold == Hold::NeverEmpty)
     }
 
     pub(super) fn no_such_app(&self, app: &AppName) -> NoSuchApp {

@@ -10,6 +10,7 @@ mod beat;
 mod boundary;
 mod datagram;
 mod deliver;
+mod drain;
 mod evidence;
 mod exchange;
 mod forget;
@@ -131,6 +132,7 @@ pub struct Node {
     heal: heal::State,
     streams: stream::State,
     leaving: Option<leave::Leaving>,
+    draining: Option<drain::Draining>,
     datagrams: BTreeMap<&'static str, u64>,
     refusals_told: HashMap<Refusal, Instant>,
     /// Of whom the view may be wrong.
@@ -177,6 +179,7 @@ impl Node {
             heal: heal::State::default(),
             streams: stream::State::default(),
             leaving: None,
+            draining: None,
             datagrams: BTreeMap::new(),
             refusals_told: HashMap::new(),
             stale: Stale::All,
@@ -290,8 +293,13 @@ impl Node {
             .and_then(|from| Some(self.ledger.poll_timeout()?.max(from)));
         let contact = Some(self.exchange.next_contact()).filter(|_| self.leaving.is_none());
         let reconcile = self.books.values().map(|book| book.reconcile_at).min();
-        let timers =
-            [self.timers.next_at(), self.membership.poll_timeout(), self.govern_timeout(), self.maintenance_ends()];
+        let timers = [
+            self.timers.next_at(),
+            self.membership.poll_timeout(),
+            self.govern_timeout(),
+            self.maintenance_ends(),
+            self.drain_ends(),
+        ];
         let own = timers.into_iter().chain([contact, health, self.heal.poll_timeout(), ledger, reconcile]);
         own.flatten().min()
     }
@@ -336,6 +344,7 @@ impl Node {
             self.meet(now.at, &identity);
         }
         self.ask_suspects(now.at);
+        self.drain_due(now.at);
         let stale = std::mem::take(&mut self.stale);
         if !stale.is_empty() {
             self.refresh(now, &stale);
@@ -403,7 +412,7 @@ impl Node {
     fn own_record(&self, sequence: u64) -> Record {
         let before = self.records.get(&self.settings.name);
         let apps = self.settings.apps.iter().zip(&self.health).map(|(app, health)| {
-            let is_maintained = self.settings.maintained.contains_key(&app.name);
+            let is_maintained = self.draining.is_some() || self.settings.maintained.contains_key(&app.name);
             let state = if is_maintained { AppState::Maintenance } else { health.state() };
             let before = before.and_then(|record| record.apps.iter().find(|known| known.name == app.name));
             AppRecord {

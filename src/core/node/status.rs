@@ -12,10 +12,11 @@ const CONFIG_MISMATCH: &str = "config-mismatch";
 impl Node {
     /// A snapshot of what this node holds and does.
     pub fn status(&self) -> Status {
-        let state = match (&self.leaving, self.is_joined()) {
-            (Some(_), _) => "leaving",
-            (None, true) => "joined",
-            (None, false) => "joining",
+        let state = match (&self.leaving, &self.draining, self.is_joined()) {
+            (Some(_), ..) => "leaving",
+            (None, Some(_), _) => "draining",
+            (None, None, true) => "joined",
+            (None, None, false) => "joining",
         };
         let members = self.view.members().iter().map(|(name, member)| MemberStatus {
             name: name.to_string(),

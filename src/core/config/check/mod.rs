@@ -21,8 +21,8 @@ use self::value::{is_resolvable, not_dialable, parse_path, socket_address};
 use super::error::{Findings, Reported, all};
 use super::raw::{Table, Text, did_you_mean, document};
 use super::{
-    Cluster, Config, GovernorRules, MAX_APPS, MAX_EXPECT, MAX_HANDLERS, MAX_SEEDS, MAX_TEXT_LEN, Node, Profile, Seed,
-    TwoNode,
+    Cluster, Config, Drain, GovernorRules, MAX_APPS, MAX_EXPECT, MAX_HANDLERS, MAX_SEEDS, MAX_TEXT_LEN, Node, Profile,
+    Seed, TwoNode,
 };
 use crate::policy::quoted;
 
@@ -115,7 +115,8 @@ fn section<'t>(
     })
 }
 
-const NODE_KEYS: [&str; 5] = ["name", "bind", "advertise", "state_dir", "admin_socket"];
+const NODE_KEYS: [&str; 8] =
+    ["name", "bind", "advertise", "state_dir", "admin_socket", "drain_timeout", "drain_wait", "drain_on_term"];
 
 fn node(table: &Table<'_>, findings: &mut Findings) -> Result<Node, Reported> {
     let name = value::name(table, "name", "\"web1\"", findings);
@@ -135,12 +136,19 @@ fn node(table: &Table<'_>, findings: &mut Findings) -> Result<Node, Reported> {
         Ok(None) => Ok(PathBuf::from(DEFAULT_ADMIN_SOCKET)),
         Err(reported) => Err(reported),
     };
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    let drain_timeout =
+        value::duration(table, "drain_timeout", Duration::from_secs(30), Duration::ZERO..=10 * minute, findings);
+    let drain_wait = value::duration(table, "drain_wait", minute, Duration::ZERO..=hour, findings);
+    let drain_on_term = table.truth("drain_on_term", findings);
     Ok(Node {
         name: name?,
         bind: bind?,
         advertise: advertise?,
         state_dir: state_dir?.unwrap_or_else(|| PathBuf::from("/var/lib/picored")),
         admin_socket: admin_socket?,
+        drain: Drain { timeout: drain_timeout?, wait: drain_wait? },
+        drain_on_term: drain_on_term?.unwrap_or(false),
     })
 }
 

@@ -3,6 +3,7 @@
 mod accuracy;
 mod agree;
 mod beat;
+mod drain;
 mod govern;
 mod heal;
 mod hostile;
