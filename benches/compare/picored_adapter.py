@@ -63,13 +63,14 @@ publish = ["{c.net.ip(i)}"]
 check = {{ tcp = "127.0.0.1:8080" }}
 interval = "10s"
 """)
-            # One that is told of members, whose start is looked for, and two that wait for an application.
-            for name, events in [("ok", "member-*"), ("echo", "app-*"), ("state", "app-*")]:
+            # One that is told of members, whose start is looked for on every node, and two that wait for an application.
+            for name, events, run_on in [("ok", "member-*", "every"), ("echo", "app-*", "one"), ("state", "app-*", "one")]:
                 file.write(f"""
 [[handler]]
 name = "{name}"
 source = "file:{FIXTURES}/{name}.wasm"
 on = ["{events}"]
+run_on = "{run_on}"
 """)
         return [self.bin, "run", "--log-format", "json", "--config", self.path(c, i, "toml")]
 
@@ -137,7 +138,8 @@ def kill_after_leave(c, n, trials=5):
         known = sorted((at - killed) / 1e9 for at in known.values())
         hooks = sorted((at - killed) / 1e9 for at in hooks.values())
         out.append({"first": min(known, default=None), "all": known[-1] if len(known) == len(observers) else None,
-                    "hook_first": min(hooks, default=None)})
+                    "hook_first": min(hooks, default=None),
+                    "hook_all": hooks[-1] if len(hooks) == len(observers) else None})
         for node in (left, victim):
             if c.p[node].poll() is None:
                 c.p[node].wait(15)

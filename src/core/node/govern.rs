@@ -21,6 +21,8 @@ use crate::time::{Instant, Now};
 
 /// No removal so soon after this node was away from its cluster.
 pub(super) const SETTLE: std::time::Duration = std::time::Duration::from_secs(5);
+/// Who is called down and is heard may be there after all, for so many of the shortest suspicions.
+const DOUBT: u32 = 2;
 /// Nobody heard for so many periods of the probe: each of them asks one member at least.
 const SILENT_PROBES: u32 = 3;
 
@@ -42,8 +44,10 @@ pub(super) struct State {
     last_loss: Option<Instant>,
     /// Whether a removal waits for a quorum.
     awaits_quorum: bool,
-    /// When one that others call down, and this node has heard, will have been silent for long enough.
+    /// When the first of those that are called down and were heard since is believed to be down all the same.
     silent_at: Option<Instant>,
+    /// Since when these are called down and were heard.
+    doubted: BTreeMap<NodeName, Instant>,
     /// When members were last asked for a sign of life because of that.
     asked: Option<Instant>,
 }
@@ -193,16 +197,19 @@ impl Node {
     }
 
     /// How an application stands on its members. A node that was cut off may call those down that were there all the
-    /// time, until they have told it better: who was heard just now is not taken out because of what another says.
-    fn app_claims(&self, now: Instant, app: &AppName, silent_at: &mut Option<Instant>) -> BTreeMap<NodeName, Claim> {
+    /// time, until they have told it better: who was heard just now is not taken out because of what another says. But who
+    /// has not told it better for a while, though it talks, hears nothing itself.
+    fn app_claims(&mut self, now: Instant, app: &AppName) -> BTreeMap<NodeName, Claim> {
         let patience = self.membership.shortest_suspicion();
         let mut claims = self.view.claims(app);
         for (member, claim) in claims.iter_mut().filter(|(_, claim)| claim.standing == AppStanding::MemberDown) {
             let heard = self.govern.heard.get(member).filter(|heard| now.since(**heard) < patience);
-            if let Some(heard) = heard {
+            let Some(heard) = heard else { continue };
+            let since = *self.govern.doubted.entry(member.clone()).or_insert(now);
+            let until = (*heard + patience).min(since + patience * DOUBT);
+            if now < until {
                 claim.standing = AppStanding::Unknown;
-                let at = *heard + patience;
-                *silent_at = Some(silent_at.map_or(at, |other| other.min(at)));
+                self.govern.silent_at = Some(self.govern.silent_at.map_or(until, |other| other.min(until)));
             }
         }
         claims
@@ -225,11 +232,11 @@ impl Node {
         }
         let conditions =
             Conditions { now, has_quorum: self.has_quorum(now), settled_at, rules: self.settings.governor };
-        let mut silent_at = None;
+        self.govern.silent_at = None;
+        let is_down = |name: &NodeName| self.view.members().get(name).is_some_and(|it| it.state == MemberState::Down);
+        self.govern.doubted.retain(|name, _| is_down(name));
         let apps: Vec<_> = self.view.apps().cloned().collect();
-        let claims: Vec<_> =
-            apps.into_iter().map(|app| (app.clone(), self.app_claims(now, &app, &mut silent_at))).collect();
-        self.govern.silent_at = silent_at;
+        let claims: Vec<_> = apps.into_iter().map(|app| (app.clone(), self.app_claims(now, &app))).collect();
         let updates = self.governor.update(&conditions, claims.into_iter());
         self.govern.awaits_quorum = self.governor.awaits_quorum();
         let mut changed = Vec::new();

@@ -95,3 +95,22 @@ fn no_removal_without_a_majority_and_all_come_back() {
         assert_eq!(simulation.record(&www), Some(&all), "{count} nodes");
     }
 }
+
+#[test]
+fn who_hears_nothing_is_taken_out_though_it_goes_on_talking() {
+    let www = AppName::new("www").unwrap();
+    for seed in seeds(20) {
+        let count = 3 + (seed % 5) as usize;
+        let mut simulation = nodes(seed, count);
+        let deaf = simulation.rng().random_range(0..count);
+        let cuts: Vec<_> =
+            (0..count).filter(|it| *it != deaf).map(|other| simulation.cut_one_way(other, deaf)).collect();
+        simulation.run(secs(45));
+        let others: BTreeSet<_> = (0..count).filter(|it| *it != deaf).map(node_name).collect();
+        assert_eq!(simulation.record(&www), Some(&others), "{count} nodes");
+        simulation.mend(&cuts);
+        simulation.run(secs(HOLDS));
+        assert_eq!(simulation.record(&www).map(BTreeSet::len), Some(count));
+        assert_eq!(simulation.report().wrong_removals, 0, "{}", what_was_done(&simulation));
+    }
+}
