@@ -12,6 +12,7 @@ mod machine;
 mod measure;
 mod network;
 mod program;
+mod provider;
 mod report;
 mod scenario;
 mod simulation;
@@ -20,6 +21,7 @@ mod trace;
 
 pub use network::{Conditions, CutId, Network, Packets};
 pub use program::System;
+pub use provider::{LATE_AT_MOST, Mood, RUN_TIMEOUT};
 pub use report::Report;
 pub use scenario::{Fault, FaultKind, Progress, Scenario, ScenarioError};
 pub use simulation::{EPOCH_MS, Simulation};

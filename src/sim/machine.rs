@@ -9,6 +9,7 @@ use picored_core::time::Instant;
 
 use crate::network::{BEARABLE, GRACE};
 use crate::program::Program;
+use crate::provider::{Answer, Sets};
 use crate::simulation::Turn;
 use crate::template::{address, node_name};
 
@@ -43,6 +44,11 @@ pub(crate) enum Arrival {
         machine: usize,
         life: u32,
         run: Box<Invocation>,
+        answer: Answer,
+    },
+    /// The provider does what a run had asked for, whatever has become of that.
+    Late {
+        wanted: Sets,
     },
 }
 

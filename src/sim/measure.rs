@@ -12,6 +12,7 @@ use picored_core::time::Instant;
 
 use crate::machine::Machine;
 use crate::network::{GRACE, Network};
+use crate::provider::Sets;
 use crate::report::Report;
 use crate::trace::What;
 
@@ -51,10 +52,16 @@ pub(crate) struct Measures {
     changes: BTreeMap<(usize, AppName), Change>,
     app_changes: Vec<Duration>,
     unknown_app_changes: u64,
-    /// The members in the record of each application, as the last run wrote it.
-    records: BTreeMap<AppName, BTreeSet<NodeName>>,
+    /// The members in the record of each application, at the provider.
+    records: Sets,
+    /// Since when who is not there is in the record of an application.
+    dead: BTreeMap<(AppName, usize), Instant>,
+    dead_published: Duration,
+    empty_records: u64,
+    double_outcomes: u64,
     wrong_removals: u64,
     runs: u64,
+    writes: u64,
 }
 
 /// What is true at one moment.
@@ -262,12 +269,43 @@ impl Measures {
         (!wrong.is_empty()).then(|| What::Wrong(format!("takes out what is up: {}", wrong.join(", "))))
     }
 
-    /// A run of a handler has written what it saw.
-    pub(crate) fn on_written(&mut self, run: &Invocation) {
-        for (app, set) in &run.snapshot.apps {
-            let members = set.endpoints.iter().map(|endpoint| endpoint.member.clone()).collect();
+    /// The provider has changed its records to these. A mistake is told.
+    pub(crate) fn on_written(&mut self, truth: &Truth<'_>, sets: Sets) -> Option<What> {
+        let mut empty = None;
+        for (app, members) in sets {
+            if self.records.get(&app) == Some(&members) {
+                continue;
+            }
+            self.writes += 1;
+            if members.is_empty() {
+                self.empty_records += 1;
+                empty = Some(What::Wrong(format!("the record of {app} is empty")));
+            }
             self.records.insert(app.clone(), members);
         }
+        self.note_dead(truth);
+        empty
+    }
+
+    /// A machine comes or goes, or a record changes: who is in one and is not there.
+    pub(crate) fn note_dead(&mut self, truth: &Truth<'_>) {
+        let now = truth.now;
+        let mut before = std::mem::take(&mut self.dead);
+        for (app, members) in &self.records {
+            let gone = truth.machines.iter().enumerate().filter(|(_, it)| !it.is_up() && members.contains(&it.name));
+            for (machine, _) in gone {
+                let key = (app.clone(), machine);
+                let since = before.remove(&key).unwrap_or(now);
+                self.dead.insert(key, since);
+            }
+        }
+        let ended = before.into_values().map(|since| now - since).max();
+        self.dead_published = self.dead_published.max(ended.unwrap_or_default());
+    }
+
+    /// A delivery has ended that had ended before.
+    pub(crate) fn on_double_outcome(&mut self) {
+        self.double_outcomes += 1;
     }
 
     /// The members in the record of an application.
@@ -315,7 +353,11 @@ impl Measures {
             app_changes: sorted(&self.app_changes),
             unknown_app_changes: self.unknown_app_changes + untold,
             wrong_removals: self.wrong_removals,
+            empty_records: self.empty_records,
+            double_outcomes: self.double_outcomes,
             runs: self.runs,
+            writes: self.writes,
+            dead_published: self.dead.values().map(|since| truth.now - *since).fold(self.dead_published, Duration::max),
             packets: truth.network.packets(),
         }
     }

@@ -37,8 +37,16 @@ pub struct Report {
     /// of failover do not allow it: its absence is explained by a cut or a crash of more than three seconds that ended
     /// less than a minute ago, and the node that runs the handler reaches more than half of the cluster.
     pub wrong_removals: u64,
+    /// How often the record of an application was empty that had not been.
+    pub empty_records: u64,
+    /// How many deliveries ended more than once in one life of a node.
+    pub double_outcomes: u64,
     /// How many runs of handlers there were.
     pub runs: u64,
+    /// How often the provider changed a record.
+    pub writes: u64,
+    /// The longest time in which a machine that was down, or stood still, was in a record.
+    pub dead_published: Duration,
     /// The datagrams.
     pub packets: Packets,
 }

@@ -11,19 +11,20 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use picored_core::digest::Digest;
-use picored_core::event::{RunEnd, StopReason};
+use picored_core::event::{DeliveryId, Outcome, RunEnd, StopReason};
 use picored_core::name::{AppName, NodeName};
 use picored_core::node::{Input, Node, Notice, Output};
 use picored_core::record::AppState;
 use picored_core::time::{Instant, Now, TimerQueue, Wall};
 use picored_core::versions::Takeover;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::machine::{Arrival, Machine};
 use crate::measure::{Measures, Truth};
 use crate::network::{Kind, Network};
 use crate::program::{Program, System};
+use crate::provider::{self, Mood};
 use crate::report::Report;
 use crate::template::Template;
 use crate::trace::{Line, Trace, What, wanted};
@@ -56,8 +57,12 @@ pub struct Simulation {
     trace: Trace,
     /// How long a run of a handler takes.
     pub run_takes: Duration,
-    /// How the runs on a machine end; else they are done.
+    /// How the runs on a machine end, which write nothing then; else the provider says.
     pub run_ends: BTreeMap<usize, RunEnd>,
+    /// What the provider is like, half of the time; if empty it is well.
+    pub moods: Vec<Mood>,
+    /// The deliveries that have ended, of which machine and life.
+    ended: BTreeSet<(usize, u32, DeliveryId)>,
     /// Which defences the nodes have that start from now on.
     #[cfg(feature = "controls")]
     pub defences: picored_core::defences::Defences,
@@ -84,6 +89,8 @@ impl Simulation {
             trace: Trace::default(),
             run_takes: Duration::from_millis(20),
             run_ends: BTreeMap::new(),
+            moods: Vec::new(),
+            ended: BTreeSet::new(),
             #[cfg(feature = "controls")]
             defences: Default::default(),
         }
@@ -272,6 +279,7 @@ impl Simulation {
             | Arrival::Told { machine, life, .. }
             | Arrival::RunDone { machine, life, .. } => (*machine, *life),
             Arrival::Stream { id, turn } => return self.on_turn(*id, *turn),
+            Arrival::Late { wanted } => return self.write(None, wanted, 1.0),
         };
         if self.machines[machine].life != life {
             return;
@@ -296,19 +304,37 @@ impl Simulation {
                 self.tell(machine, Input::CheckDone { number, result });
             }
             Arrival::Told { input, .. } => self.tell(machine, *input),
-            // Goes on without a program.
-            Arrival::Stream { .. } => {}
-            Arrival::RunDone { run, .. } => {
-                let done = RunEnd::Done { changed: true, text: String::new() };
+            // These go on without a program.
+            Arrival::Stream { .. } | Arrival::Late { .. } => {}
+            Arrival::RunDone { run, answer, .. } => {
                 let stopped = || RunEnd::Stopped(StopReason::Fenced, "another has written what is newer".into());
                 let is_fenced = self.machines[machine].fenced.take_if(|id| *id == run.delivery.id).is_some();
-                let end = if is_fenced { stopped() } else { self.run_ends.get(&machine).cloned().unwrap_or(done) };
-                if matches!(end, RunEnd::Done { .. }) {
-                    self.measures.on_written(&run);
+                let forced = if is_fenced { Some(stopped()) } else { self.run_ends.get(&machine).cloned() };
+                if forced.is_none() && answer.late.is_none() {
+                    self.write(Some(machine), &provider::wanted(&run), answer.share);
                 }
                 let (id, version) = (run.delivery.id.clone(), Some(Digest::new([1; 32])));
-                self.tell(machine, Input::RunDone { id, end, took: self.run_takes, version });
+                let end = forced.unwrap_or(answer.end);
+                self.tell(machine, Input::RunDone { id, end, took: answer.takes, version });
             }
+        }
+    }
+
+    /// The provider does that share of what was asked for; nothing if there is none.
+    fn write(&mut self, machine: Option<usize>, wanted: &provider::Sets, share: f64) {
+        if share == 0.0 {
+            return;
+        }
+        let mut sets = wanted.clone();
+        if share < 1.0 {
+            for (app, set) in &mut sets {
+                let before = self.measures.record(app).cloned().unwrap_or_default();
+                set.extend(before.into_iter().filter(|_| !self.rng.random_bool(share)));
+            }
+        }
+        let truth = Truth { now: self.now, machines: &self.machines, network: &self.network };
+        if let Some(mistake) = self.measures.on_written(&truth, sets) {
+            self.note(machine, mistake);
         }
     }
 
@@ -353,7 +379,11 @@ impl Simulation {
                 if let Some(mistake) = self.measures.on_run(&truth, machine, &run) {
                     self.note(Some(machine), mistake);
                 }
-                self.arrivals.push(self.now + self.run_takes, Arrival::RunDone { machine, life, run });
+                let answer = provider::answer(&self.moods, &mut self.rng, self.run_takes);
+                if let Some(after) = answer.late.filter(|_| !self.run_ends.contains_key(&machine)) {
+                    self.arrivals.push(self.now + after, Arrival::Late { wanted: provider::wanted(&run) });
+                }
+                self.arrivals.push(self.now + answer.takes, Arrival::RunDone { machine, life, run, answer });
             }
             Output::Notice(notice) => self.notice(machine, notice),
             Output::Left => {
@@ -398,6 +428,13 @@ impl Simulation {
                     self.measures.on_verdict(&truth, machine, app, *state);
                 }
                 self.machines[machine].calls_app_down = is_down;
+            }
+            Notice::Ended { delivery, outcome, .. } if *outcome != Outcome::Retry => {
+                let life = self.machines[machine].life;
+                if !self.ended.insert((machine, life, delivery.id.clone())) {
+                    self.measures.on_double_outcome();
+                    mistake = Some(What::Wrong(format!("{} ends for the second time", delivery.id)));
+                }
             }
             _ => {}
         }

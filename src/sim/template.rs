@@ -14,6 +14,8 @@ use picored_core::envelope::ClusterKey;
 use picored_core::event::EventKind;
 use picored_core::name::{AppName, ClusterName, HandlerName, NodeName};
 
+use crate::provider::RUN_TIMEOUT;
+
 /// What all machines have in common.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -74,7 +76,7 @@ impl Template {
             run_on: RunOn::One,
             watch: false,
             reconcile_every: Duration::from_secs(300),
-            timeout: Duration::from_secs(10),
+            timeout: RUN_TIMEOUT,
             config: BTreeMap::new(),
             http: Vec::new(),
         };

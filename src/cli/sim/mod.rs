@@ -34,7 +34,8 @@ const TELL_PROGRESS: Duration = Duration::from_secs(5);
 /// With --json: an object with `false_downs` (verdicts on nodes that were up), `detect_p50_s`, `detect_p99_s` (from a
 /// crash until another node called it down), `undetected`, `heal_max_s` (from the end of a split until all see each other),
 /// `unhealed`, `wrong_removals` (runs of a handler that took an address out that was up, where the network does not
-/// explain it), `renewals`, `bytes_per_node_s`, `packets_offered`, `packets_dropped`, `packets_delivered`, `nodes`,
+/// explain it), `empty_records`, `writes` (how often a record changed), `dead_published_max_s` (the longest time in which
+/// the address of a node that was down was in a record), `renewals`, `bytes_per_node_s`, `packets_offered`, `packets_dropped`, `packets_delivered`, `nodes`,
 /// `hours`, `baseline` and `seed`. What there was nothing to measure of is null.
 #[derive(Debug, clap::Args)]
 #[command(

@@ -19,6 +19,9 @@ pub(super) fn as_json(system: System, length: Duration, report: &Report) -> Valu
         "heal_max_s": seconds(report.heals.last().copied()),
         "unhealed": report.unhealed,
         "wrong_removals": report.wrong_removals,
+        "empty_records": report.empty_records,
+        "writes": report.writes,
+        "dead_published_max_s": seconds(Some(report.dead_published)),
         "renewals": report.renewals,
         "bytes_per_node_s": report.bytes_per_node_second().round(),
         "packets_offered": report.packets.offered,
@@ -38,6 +41,11 @@ pub(super) fn as_text(system: System, length: Duration, loss: f64, report: &Repo
         format!("{} nodes of {program} for {}, {} % loss", report.nodes, Spoken(length), loss * 100.0),
         format!("false downs       {}", report.false_downs()),
         format!("wrong removals    {} in {} runs of handlers", report.wrong_removals, report.runs),
+        format!(
+            "records           changed {} times, a dead address in them for at most {:.1} s",
+            report.writes,
+            report.dead_published.as_secs_f64()
+        ),
         format!("renewals          {}", report.renewals),
     ];
     if !report.detections.is_empty() || report.undetected > 0 {

@@ -186,12 +186,20 @@ impl Node {
         let doubtful: Vec<_> =
             self.own_scopes.iter().filter(|key| new.contains(key) || has_new_runner(key)).cloned().collect();
         for key in doubtful {
-            if let Some(handler) = self.handler(&key) {
-                // A predecessor may begin a last run before it has heard of this.
-                let over = now.at + HEAR_OF_EACH_OTHER + handler.timeout;
-                self.timers.push(over, Tick::LookAgain(key.clone()));
-                self.look_again.insert(key, over);
+            // A predecessor may begin a last run before it has heard of this.
+            self.look_again_after(now.at + HEAR_OF_EACH_OTHER, key);
+        }
+    }
+
+    /// What was asked for before `at` may be done at last as long after it as a run may take: then it is looked at again.
+    fn look_again_after(&mut self, at: Instant, key: ScopeKey) {
+        if let Some(handler) = self.handler(&key) {
+            let over = at + handler.timeout;
+            if over <= self.seen.at {
+                return;
             }
+            self.timers.push(over, Tick::LookAgain(key.clone()));
+            self.look_again.insert(key, over);
         }
     }
 
@@ -305,6 +313,11 @@ impl Node {
             self.keep(now, &delivery, outcome, &end);
             self.issue_receipt(now.at, &delivery.id, &end);
             self.note_end(now.at, &delivery.key, &end);
+            if !matches!(end, RunEnd::Done { .. }) {
+                self.failed_at.insert(delivery.key.clone(), now.at);
+            } else if let Some(failed_at) = self.failed_at.remove(&delivery.key) {
+                self.look_again_after(failed_at, delivery.key.clone());
+            }
             if let Some(book) = self.books.get_mut(&delivery.key.handler) {
                 book.last = Some(LastRun {
                     event: delivery.event.kind.to_string(),

@@ -125,6 +125,8 @@ pub struct Node {
     own_scopes: std::collections::BTreeSet<ScopeKey>,
     /// Those among them that may have had another runner until now, and when its last run is over.
     look_again: BTreeMap<ScopeKey, Instant>,
+    /// When the last run in a scope ended that failed, until one is done.
+    failed_at: BTreeMap<ScopeKey, Instant>,
     /// The scopes in which the last run of this node failed: until when others run them.
     failing: BTreeMap<ScopeKey, Instant>,
     next_local_event: u64,
@@ -173,6 +175,7 @@ impl Node {
             runs_from: None,
             own_scopes: Default::default(),
             look_again: BTreeMap::new(),
+            failed_at: BTreeMap::new(),
             failing: BTreeMap::new(),
             next_local_event: 0,
             exchange: exchange::State::new(now.at, &settings),

@@ -77,6 +77,7 @@ impl Simulation {
             node.set_defences(defences);
         }
         self.measures.on_start(at, machine);
+        self.note_dead();
         self.after(machine);
         self.load_handlers(machine);
     }
@@ -108,6 +109,12 @@ impl Simulation {
         self.end_streams(machine);
         let truth = Truth { now: self.now, machines: &self.machines, network: &self.network };
         self.measures.on_gone(&truth, machine, crashed);
+        self.note_dead();
+    }
+
+    fn note_dead(&mut self) {
+        let truth = Truth { now: self.now, machines: &self.machines, network: &self.network };
+        self.measures.note_dead(&truth);
     }
 
     /// SIGSTOP: the program stands still, and what arrives waits as far as there is room.
@@ -120,6 +127,7 @@ impl Simulation {
             self.rewake(machine);
             let truth = Truth { now: self.now, machines: &self.machines, network: &self.network };
             self.measures.on_gone(&truth, machine, false);
+            self.note_dead();
         }
     }
 
@@ -128,6 +136,7 @@ impl Simulation {
         self.fault(Some(machine), "goes on");
         let Some(held) = self.machines[machine].held.take() else { return };
         self.machines[machine].turn(self.now, true);
+        self.note_dead();
         let timers_first = self.rng.random_bool(0.5);
         if timers_first {
             self.call(machine);

@@ -1,12 +1,14 @@
 //! Whatever happens, nobody is taken out without a majority, and no set is empty; when it is over all are back.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use picored_core::config::GovernorRules;
 use picored_core::name::AppName;
-use picored_sim::{Simulation, What, node_name};
+use picored_sim::{LATE_AT_MOST, Mood, RUN_TIMEOUT, Simulation, System, Template, What, node_name};
 use rand::RngExt;
 
-use crate::setting::{nodes, secs, seeds};
+use crate::setting::{nodes, secs, seeds, settled};
 
 /// Who fails again and again is held out for ten minutes at most; the checks and a reconcile come on top.
 const HOLDS: u64 = 600 + 300 + 60;
@@ -72,6 +74,12 @@ fn what_was_done(simulation: &Simulation) -> String {
     faults.map(|line| format!("{line}\n")).collect()
 }
 
+fn nothing_is_wrong(simulation: &Simulation) {
+    let report = simulation.report();
+    let wrong = (report.wrong_removals, report.empty_records, report.double_outcomes);
+    assert_eq!(wrong, (0, 0, 0), "{}", what_was_done(simulation));
+}
+
 #[test]
 fn no_removal_without_a_majority_and_all_come_back() {
     let www = AppName::new("www").unwrap();
@@ -79,18 +87,19 @@ fn no_removal_without_a_majority_and_all_come_back() {
         let count = 2 + (seed % 6) as usize;
         let mut simulation = nodes(seed, count);
         let mut troubles = Troubles::default();
+        // The provider has its own troubles, half of the time.
+        simulation.moods = if simulation.rng().random() { Mood::ALL.to_vec() } else { Vec::new() };
         for _ in 0..simulation.rng().random_range(3..12) {
             troubles.stir(&mut simulation);
             // What follows sooner may change who is a majority while a verdict is on its way.
             let pause = simulation.rng().random_range(15..60);
             simulation.run(secs(pause));
-            let report = simulation.report();
-            assert_eq!(report.wrong_removals, 0, "{}", what_was_done(&simulation));
-            assert!(simulation.record(&www).is_none_or(|record| !record.is_empty()));
+            nothing_is_wrong(&simulation);
         }
         troubles.end(&mut simulation);
+        simulation.moods.clear();
         simulation.run(secs(HOLDS));
-        assert_eq!(simulation.report().wrong_removals, 0, "{}", what_was_done(&simulation));
+        nothing_is_wrong(&simulation);
         let all: BTreeSet<_> = (0..count).map(node_name).collect();
         assert_eq!(simulation.record(&www), Some(&all), "{count} nodes");
     }
@@ -111,6 +120,38 @@ fn who_hears_nothing_is_taken_out_though_it_goes_on_talking() {
         simulation.mend(&cuts);
         simulation.run(secs(HOLDS));
         assert_eq!(simulation.record(&www).map(BTreeSet::len), Some(count));
-        assert_eq!(simulation.report().wrong_removals, 0, "{}", what_was_done(&simulation));
+        nothing_is_wrong(&simulation);
+    }
+}
+
+/// What a governor that holds nothing back wants: each change is to be in the record soon.
+fn without_holds() -> Template {
+    let governor = GovernorRules { budget_ratio: 1.0, panic_ratio: 0.0, flap_hold: Duration::ZERO };
+    Template { governor, ..Template::website() }
+}
+
+/// What is late, or went by halves, is put right one deadline after it could last be done.
+#[test]
+fn whatever_the_provider_did_the_record_is_right_soon_after() {
+    let www = AppName::new("www").unwrap();
+    for seed in seeds(100) {
+        let count = 2 + (seed % 6) as usize;
+        let mut simulation = settled(seed, System::Picored, without_holds(), count);
+        simulation.moods = Mood::ALL.to_vec();
+        let subject = simulation.rng().random_range(0..count);
+        for _ in 0..simulation.rng().random_range(1..4) {
+            let is_good = simulation.rng().random();
+            simulation.set_apps(subject, is_good);
+            let pause = simulation.rng().random_range(5..60);
+            simulation.run(secs(pause));
+        }
+        simulation.set_apps(subject, false);
+        // It is well again, but what was asked for before may still be done.
+        simulation.moods.clear();
+        simulation.run(secs(20) + RUN_TIMEOUT + LATE_AT_MOST);
+        simulation.run(secs(30));
+        let others: BTreeSet<_> = (0..count).filter(|it| *it != subject).map(node_name).collect();
+        assert_eq!(simulation.record(&www), Some(&others), "{count} nodes: {}", what_was_done(&simulation));
+        nothing_is_wrong(&simulation);
     }
 }
