@@ -49,6 +49,8 @@ impl Node {
         record_fits(&largest, handlers.iter().map(|handler| HandlerTag::new(handler, None)).collect())?;
         self.replace_apps(now.at, apps);
         self.replace_handlers(now, handlers);
+        // What made runs fail may be mended.
+        self.failing.clear();
         if seeds != self.settings.seeds {
             self.exchange.look_among(now.at, &seeds, self.settings.advertise);
             self.settings.seeds = seeds;
@@ -86,6 +88,7 @@ impl Node {
 
     fn replace_handlers(&mut self, now: Now, handlers: Vec<Handler>) {
         self.own_scopes.retain(|key| has_place(&handlers, key));
+        self.failed_at.retain(|key, _| has_place(&handlers, key));
         for delivery in self.ledger.cancel(|key| !has_place(&handlers, key)) {
             self.end(delivery, Outcome::Cancelled, None, Duration::ZERO);
         }

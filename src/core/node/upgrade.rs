@@ -27,6 +27,7 @@ impl Node {
             book.upgrade = Some(LastUpgrade { outcome, reason: String::new(), time });
             self.notice(Notice::Takeover { handler: handler.clone(), takeover, version, before });
         }
+        self.failing.retain(|key, _| key.handler != *handler);
         // What this node runs decides whether it may, here and in the eyes of others.
         self.change_own_record(now.at);
         if takeover != Takeover::Load {

@@ -16,7 +16,7 @@ use crate::name::{AppName, HandlerName};
 use crate::record::AppState;
 
 /// What `slot` runs with from its start.
-fn as_started(net: &mut Net, slot: usize) -> Reconfiguration {
+pub(super) fn as_started(net: &mut Net, slot: usize) -> Reconfiguration {
     let settings = net.settings(slot);
     let (apps, handlers, seeds) = (settings.apps, settings.handlers, settings.seeds);
     Reconfiguration { apps, handlers, seeds, expect: 1, two_node: TwoNode::Hold, governor: GovernorRules::default() }

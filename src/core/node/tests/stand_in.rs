@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::net::{Net, node_name, seeds};
+use super::reload::as_started;
 use crate::event::RunEnd;
 
 fn retry() -> RunEnd {
@@ -36,6 +37,23 @@ fn another_stands_in_for_a_runner_whose_runs_fail_until_it_may_try_again() {
             net.run(200_000);
             assert_eq!(net.writer, Some(runner), "it takes its scope over again");
         }
+    }
+}
+
+#[test]
+fn a_reload_lets_it_try_again_at_once() {
+    for seed in seeds(10) {
+        let mut net = Net::settled(seed, 5);
+        let runner = net.writer.unwrap();
+        let other = (runner + 1) % 5;
+        net.run_ends.insert(runner, retry());
+        net.set_app(other, false);
+        net.run_until("another takes it out", 30_000, |net| net.record.len() == 4);
+        net.run(5000);
+        net.run_ends.clear();
+        let config = as_started(&mut net, runner);
+        net.reconfigure(runner, config).unwrap();
+        net.run_until("it takes its scope over again", 5000, |net| net.writer == Some(runner));
     }
 }
 
