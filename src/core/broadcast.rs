@@ -161,13 +161,20 @@ impl Broadcasts {
         pass_on.then_some(BroadcastKey::Record { node, version })
     }
 
-    /// As with records: what was learnt by an exchange is noted alone.
+    /// As with records: what was learnt by an exchange is noted alone. What comes late is not passed on, but that somebody
+    /// wrote at about the same time is worth to be known here.
     fn receive_receipt(&mut self, receipt: Receipt, is_own_doing: bool) -> Option<BroadcastKey> {
         let (scope, epoch, node) = (receipt.scope(), receipt.epoch, receipt.node.clone());
         let known = self.receipts.get(&scope);
         let is_new = known.is_none_or(|known| *known < (epoch, node.clone()));
         let crowded = known.is_none() && self.receipts.len() >= MAX_SCOPES;
-        if !is_new || crowded || !receipt.is_sound() {
+        if crowded || !receipt.is_sound() {
+            return None;
+        }
+        if !is_new {
+            if !is_own_doing && known.is_some_and(|(_, other)| *other != node) {
+                let _ = self.news.send(News::Receipt(receipt));
+            }
             return None;
         }
         let pass_on = !is_own_doing || node == self.own;

@@ -63,11 +63,20 @@ pub enum Message {
     Differing(Vec<(Option<NodeName>, Option<NodeName>)>),
     /// To a node that looks for its cluster: what was published last.
     Receipts {
-        /// Of so many scopes the sender knows it.
-        known: u16,
-        /// Those of some of them.
-        receipts: Vec<Receipt>,
+        /// In some scopes.
+        told: Vec<Receipt>,
+        /// In the first message.
+        rest: Option<Rest>,
     },
+}
+
+/// What a node that looks for its cluster has to know besides receipts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// Of so many scopes the sender knows what was published last.
+    pub known: u16,
+    /// Where members were whom the sender has not seen since it started, if it sees no majority.
+    pub unseen: Vec<SocketAddr>,
 }
 
 impl Message {
@@ -188,7 +197,10 @@ mod tests {
             Message::Suspected { identity, incarnation: 3 },
             Message::Summary(vec![Part { to: Some(name("web1")), hash: 1 }, Part { to: None, hash: u64::MAX }]),
             Message::Differing(vec![(None, Some(name("web1"))), (Some(name("web2")), None)]),
-            Message::Receipts { known: 1, receipts: vec![crate::receipt::tests::receipt("web1", 1_700_000_000_000)] },
+            Message::Receipts {
+                told: vec![crate::receipt::tests::receipt("web1", 1_700_000_000_000)],
+                rest: Some(Rest { known: 1, unseen: vec![address] }),
+            },
         ]
     }
 
@@ -199,7 +211,7 @@ mod tests {
         assert!(messages.iter().all(|message| Message::decode(&message.encode()).as_ref() == Some(message)));
         let lines: Vec<_> = messages.iter().map(hex).collect();
         // If this changes, the envelope's version byte must.
-        assert_eq!(lines.join("\n"), include_str!("golden/messages-2.hex").trim());
+        assert_eq!(lines.join("\n"), include_str!("golden/messages-3.hex").trim());
     }
 
     #[test]

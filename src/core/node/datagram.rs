@@ -126,7 +126,7 @@ impl Node {
             }
             Message::Digest(digest) => self.on_digest(now.at, from, sender, &digest),
             Message::Entries(entries) => self.take_entries(now.at, from, sender, entries),
-            Message::Receipts { known, receipts } => self.on_receipts(now.at, sender, known, receipts),
+            Message::Receipts { told, rest } => self.on_receipts(now.at, sender, told, rest),
             Message::Summary(parts) => self.on_summary(from, &parts),
             Message::Differing(ranges) => self.on_differing(from, ranges),
             Message::Suspected { identity, incarnation } => {

@@ -123,6 +123,7 @@ impl Node {
         if self.view.is_complete() || waited_enough {
             let is_alone = self.membership.active().next().is_none();
             self.runs_from = Some(if is_alone { now } else { now + HEAR_OF_EACH_OTHER });
+            self.remember(now);
             self.change_own_record(now);
         }
     }
@@ -192,7 +193,7 @@ impl Node {
     }
 
     /// What was asked for before `at` may be done at last as long after it as a run may take: then it is looked at again.
-    fn look_again_after(&mut self, at: Instant, key: ScopeKey) {
+    pub(super) fn look_again_after(&mut self, at: Instant, key: ScopeKey) {
         if let Some(handler) = self.handler(&key) {
             let over = at + handler.timeout;
             if over <= self.seen.at {

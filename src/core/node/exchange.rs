@@ -12,6 +12,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
+use super::missing::MAX_REMEMBERED;
 use super::range::{Range, cover_everything};
 use super::stream::About;
 use super::{Node, Notice, Output, Settings, Tick};
@@ -19,7 +20,7 @@ use crate::config::Seed;
 use crate::defences::Defence;
 use crate::envelope::{self, MAX_DATAGRAM, MAX_FRAME};
 use crate::identity::Identity;
-use crate::membership::{FORGET_AFTER, own_standing};
+use crate::membership::own_standing;
 use crate::message::{Digest, DigestLine, Entry, Message, encoded_len};
 use crate::name::NodeName;
 use crate::route::{Connection, Route};
@@ -36,8 +37,6 @@ const LOOK_FOR_MISSING: Duration = Duration::from_secs(30);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(300);
 /// So many missing members are greeted at a time.
 const MISSING_AT_ONCE: usize = 3;
-/// So many members are remembered for the next start.
-pub const MAX_REMEMBERED: usize = 64;
 /// So many addresses of one name are greeted.
 const ADDRESSES_OF_A_NAME: usize = 8;
 /// A greeting that was not answered by then never will be.
@@ -73,7 +72,7 @@ struct Contest {
 
 #[derive(Debug)]
 pub(super) struct State {
-    started: Instant,
+    pub(super) started: Instant,
     joined_at: Option<Instant>,
     is_seedless: bool,
     /// Seeds that are given as addresses and are not this node.
@@ -81,9 +80,9 @@ pub(super) struct State {
     /// Where those are that go by a name, as far as was found out: the first few of each.
     named: BTreeMap<(String, u16), BTreeSet<SocketAddr>>,
     /// Where members are, or were when this node last ran, as it was kept for the next start.
-    remembered: BTreeSet<SocketAddr>,
-    /// Those among the ones that were kept at which nobody was seen since this node started.
-    unseen: BTreeSet<SocketAddr>,
+    pub(super) remembered: BTreeSet<SocketAddr>,
+    /// Those among the ones that were kept, by this node or by one that told it, at which nobody was seen since it started.
+    pub(super) unseen: BTreeSet<SocketAddr>,
     resolved: Option<Instant>,
     /// The seeds whose names are being looked up: a resolver that hangs must not be asked again and again.
     looking_up: BTreeSet<(String, u16)>,
@@ -131,19 +130,6 @@ impl State {
             Seed::Name(name, port) => Some((name.clone(), *port)),
         });
         self.named = names.map(|name| (name, BTreeSet::new())).collect();
-    }
-
-    /// Whether this node started so lately that who was dead then is not forgotten.
-    pub(super) fn is_recent(&self, now: Instant) -> bool {
-        now.since(self.started) < FORGET_AFTER
-    }
-
-    /// How many of those that were there when this node last ran it has not seen since. After [`FORGET_AFTER`] it waits
-    /// for none of them.
-    pub(super) fn count_unseen(&mut self, now: Instant, is_known: impl Fn(&SocketAddr) -> bool) -> usize {
-        let is_recent = self.is_recent(now);
-        self.unseen.retain(|address| is_recent && !is_known(address));
-        self.unseen.len()
     }
 
     /// How many nodes the seeds stand for, this one aside and those at an address that `has_left`. A name that was not
@@ -364,24 +350,6 @@ impl Node {
         self.timers.push(now + wait, Tick::Exchange);
     }
 
-    /// Has the members kept for the next start, if they are others than before. Who has just lost most keeps what
-    /// it had.
-    pub(super) fn remember(&mut self, now: Instant) {
-        if !self.is_joined() || self.leaving.is_some() || self.heal.look_after(now).is_some() {
-            return;
-        }
-        // Who is dead may return, and counts meanwhile; so does who was not seen since the start.
-        let there = self.membership.members().filter(|(identity, _)| !self.records.has_left(identity));
-        let there = there.map(|(identity, _)| identity.address).chain(self.exchange.unseen.iter().copied());
-        let there: BTreeSet<_> = there.collect();
-        let (known, new) = (there.intersection(&self.exchange.remembered), there.difference(&self.exchange.remembered));
-        let members: BTreeSet<_> = known.chain(new).copied().take(MAX_REMEMBERED).collect();
-        if members != self.exchange.remembered {
-            self.outputs.push_back(Output::Remember(members.iter().copied().collect()));
-            self.exchange.remembered = members;
-        }
-    }
-
     fn compare_while_joining(&mut self, now: Instant) {
         self.consider_joined(now);
         for peer in self.exchange.peers.values_mut() {
@@ -512,7 +480,7 @@ impl Node {
 
     /// Joined is who holds all that a member holds; where nobody is a member yet, all that every seed holds, or after a
     /// while what those hold that answer. Who has no seeds is joined when nobody speaks to it.
-    fn consider_joined(&mut self, now: Instant) {
+    pub(super) fn consider_joined(&mut self, now: Instant) {
         if self.is_joined() {
             return;
         }
@@ -524,7 +492,7 @@ impl Node {
         let by_member = matched.iter().any(|peer| peer.joined.is_some() && is_told(peer));
         let member_heard = self.exchange.peers.values().any(|peer| peer.joined.is_some_and(is_recent));
         let names = self.settings.seeds.iter().filter(|seed| matches!(seed, Seed::Name(..))).count();
-        let matches = |seed: &SocketAddr| matched.iter().any(|peer| peer.address == Some(*seed));
+        let matches = |seed: &SocketAddr| matched.iter().any(|peer| peer.address == Some(*seed) && is_told(peer));
         let all_seeds = names == 0 && self.exchange.seed_addresses.iter().all(matches);
         let patience_over = !member_heard && !is_recent(self.exchange.started);
         let found = !matched.is_empty() && (by_member || (all_seeds && !member_heard) || patience_over);

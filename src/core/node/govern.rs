@@ -146,6 +146,11 @@ impl Node {
         Some(self.exchange.joined_at()?.max(self.govern.majority_since?))
     }
 
+    /// Whether more members are seen than not, as far as this node knows.
+    pub(super) fn sees_majority(&self) -> bool {
+        self.govern.majority_since.is_some()
+    }
+
     fn count_majority(&mut self, now: Instant) {
         let (mut seen, mut size, mut suspects) = (0, 0, 0);
         let (mut known, mut left) = (BTreeSet::new(), BTreeSet::new());

@@ -20,6 +20,7 @@ mod keep;
 mod leave;
 mod maintain;
 mod manual;
+mod missing;
 mod range;
 mod receipt;
 mod reconfigure;
@@ -59,10 +60,10 @@ use crate::view::View;
 
 pub use self::beat::BeatError;
 pub use self::boundary::{Input, Invocation, Notice, Output, Settings, SettingsError};
-pub use self::exchange::MAX_REMEMBERED;
 pub use self::forget::ForgetError;
 pub use self::maintain::{Maintained, Maintenance, NoSuchApp};
 pub use self::manual::ManualError;
+pub use self::missing::MAX_REMEMBERED;
 pub use self::reconfigure::Reconfiguration;
 
 /// What a message's own tag and length add to a packet of foca's.

@@ -2,15 +2,17 @@
 //!
 //! A run that ended well is told of once, if it says anything new. A node that has just started, or comes back, takes the
 //! newest receipt of each application for what stands outside, until it has settled. A run that read what it writes
-//! before a receipt of another node did is of no use any more: it may send nothing, and is tried again.
+//! before a receipt of another node did is of no use any more: it may send nothing, and is tried again. Two nodes may
+//! write in the same moment, before they have heard of each other, and the older set may be written last: so who runs a
+//! scope looks at it again when another has published another set there.
 
 use std::collections::BTreeSet;
 
 use super::{Node, Output};
 use crate::config::{Handler, RunOn};
 use crate::event::{DeliveryId, RunEnd};
-use crate::ledger::Delivery;
-use crate::message::{Message, encoded_len};
+use crate::ledger::{Delivery, ScopeKey};
+use crate::message::{Message, Rest, encoded_len};
 use crate::name::NodeName;
 use crate::plan;
 use crate::receipt::{Members, Receipt, Scope};
@@ -42,33 +44,55 @@ impl Node {
         self.drafts.insert(delivery.id.clone(), receipt);
     }
 
-    /// A run has ended: if well, all hear of it.
+    /// A run has ended: if well, all hear of it. What says nothing new is kept here, for when it has to be told.
     pub(super) fn issue_receipt(&mut self, now: Instant, id: &DeliveryId, end: &RunEnd) {
         let draft = self.drafts.remove(id).filter(|_| matches!(end, RunEnd::Done { .. }));
         let Some(receipt) = draft else { return };
         let is_news = self.receipts.get(&receipt.scope()).is_none_or(|held| !receipt.says_the_same(held));
-        if is_news && self.receipts.take(now, receipt.clone()) {
+        if self.receipts.take(now, receipt.clone()) && is_news {
             self.membership.broadcast_receipt(now, &receipt);
             self.membership.gossip(now);
         }
     }
 
     /// A peer has told what was published last.
-    pub(super) fn on_receipts(&mut self, now: Instant, sender: &NodeName, known: u16, receipts: Vec<Receipt>) {
-        self.take_receipts(now, receipts);
-        if !self.is_joined() {
-            self.exchange.peers.entry(sender.clone()).or_default().receipts = Some(known);
+    pub(super) fn on_receipts(&mut self, now: Instant, sender: &NodeName, told: Vec<Receipt>, rest: Option<Rest>) {
+        self.take_receipts(now, told);
+        if let Some(rest) = rest.filter(|_| !self.is_joined()) {
+            self.exchange.miss(rest.unseen, self.settings.advertise);
+            self.exchange.peers.entry(sender.clone()).or_default().receipts = Some(rest.known);
+            self.consider_joined(now);
         }
     }
 
     /// What other nodes have published.
     pub(super) fn take_receipts(&mut self, now: Instant, receipts: Vec<Receipt>) {
-        for receipt in receipts {
+        for receipt in receipts.into_iter().filter(Receipt::is_sound) {
             let (scope, epoch, is_own) = (receipt.scope(), receipt.epoch, receipt.node == self.settings.name);
             self.membership.broadcast_receipt(now, &receipt);
-            if self.receipts.take(now, receipt) && !is_own {
-                self.fence_off(&scope, epoch);
+            if !is_own {
+                self.mend(now, &receipt);
             }
+            if self.receipts.take(now, receipt) {
+                if !is_own {
+                    self.fence_off(&scope, epoch);
+                }
+            } else if let Some(own) = self.receipts.get(&scope).filter(|held| held.node == self.settings.name) {
+                // It may never have been told, as it said nothing new.
+                self.membership.broadcast_receipt(now, own);
+            }
+        }
+    }
+
+    /// What another has written in a scope that this node runs may have been written last, though it is not the newest.
+    fn mend(&mut self, now: Instant, receipt: &Receipt) {
+        let is_it = |key: &&ScopeKey| {
+            key.app.as_ref() == Some(&receipt.app) && ShortDigest::of_name(&key.handler) == receipt.handler
+        };
+        let wanted = self.governor.wanted(&receipt.app).unwrap_or_default();
+        let key = self.own_scopes.iter().find(is_it).filter(|_| plan::revision(wanted) != receipt.revision).cloned();
+        if let Some(key) = key {
+            self.look_again_after(now, key);
         }
     }
 
@@ -82,8 +106,9 @@ impl Node {
     /// Tells a node that looks for its cluster what was published last.
     pub(super) fn send_receipts(&mut self, to: Route) {
         let known = u16::try_from(self.receipts.len()).unwrap_or(u16::MAX);
+        let mut rest = Some(Rest { known, unseen: self.missed() });
         let budget = self.budget(to);
-        let (mut chunks, mut room) = (vec![Vec::new()], budget);
+        let (mut chunks, mut room) = (vec![Vec::new()], budget.saturating_sub(encoded_len(&rest)));
         for receipt in self.receipts.iter() {
             let size = encoded_len(receipt);
             if size > room {
@@ -94,7 +119,7 @@ impl Node {
             chunks.last_mut().expect("there is one").push(receipt.clone());
         }
         for receipts in chunks {
-            self.send(to, &Message::Receipts { known, receipts });
+            self.send(to, &Message::Receipts { told: receipts, rest: rest.take() });
         }
     }
 

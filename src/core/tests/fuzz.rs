@@ -160,7 +160,7 @@ impl Fuzz {
         let now = self.now();
         while let Some(output) = self.nodes[node].poll_output() {
             match output {
-                Output::Send { to, data } if to.port() <= 2 => {
+                Output::Send { to, data } if (1..=2).contains(&to.port()) => {
                     let other = usize::from(to.port()) - 1;
                     self.overhear(&data);
                     self.nodes[other].handle(now, Input::Datagram { from: address(node as u16 + 1), data });

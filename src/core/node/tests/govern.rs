@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rand::RngExt;
+
 use super::net::{Net, What, names, seeds};
 use crate::event::{EventKind, RunEnd};
 use crate::governor::Hold;
@@ -70,6 +72,29 @@ fn two_nodes_take_each_other_out_only_by_intent() {
         net.leave(1);
         net.run(10_000);
         assert_eq!(net.record, names(0..1), "who leaves wants to");
+    }
+}
+
+#[test]
+fn who_remembers_nobody_hears_who_is_missing() {
+    for seed in seeds(20) {
+        let mut net = Net::settled(seed, 4);
+        (0..4).for_each(|slot| net.kill(slot));
+        net.run(1000);
+        // Both are of the majority of the seeds and themselves, but not of the four that there are.
+        net.remembered.remove(&2);
+        let order = [[0, 2], [2, 0]][seed as usize % 2];
+        for slot in order {
+            net.start(slot);
+            let pause = net.rng.random_range(0..4000);
+            net.run(pause);
+        }
+        net.run(60_000);
+        assert_eq!(net.runs().len(), 0, "two of four are no majority");
+        net.start(3);
+        net.run_until("three of four are", 30_000, |net| net.record == names([0, 2, 3]) || net.all_see_up(3));
+        net.start(1);
+        net.run_until("all are back", 30_000, |net| net.record == names(0..4));
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Input;
 use super::net::{Line, Net, What, node_name, seeds, wanted};
 use crate::digest::Digest;
+use crate::receipt::Receipt;
 use crate::versions::Takeover;
 
 #[test]
@@ -28,6 +29,28 @@ fn who_restarts_takes_nobody_out_whom_the_others_hold() {
             assert!(wanted(run).len() >= least, "{node} removes what is held, at {at} ms: {:?}", wanted(run));
         }
     }
+}
+
+/// Two that wrote in the same moment had not heard of each other, and which of the sets was written last nobody knows.
+#[test]
+fn who_hears_that_another_has_published_another_set_looks_again() {
+    let look = |epoch_is_later: bool, is_same_set: bool| {
+        let mut net = Net::settled(1, 3);
+        let runner = net.writer.unwrap();
+        let held = net.node(runner).receipts.iter().next().unwrap().clone();
+        let epoch = if epoch_is_later { held.epoch + 1 } else { held.epoch - 1 };
+        let revision = if is_same_set { held.revision.clone() } else { "0123456789abcdef".into() };
+        let foreign = Receipt { node: node_name((runner + 1) % 3), epoch, revision, ..held };
+        let now = net.now();
+        net.trace.clear();
+        net.slots[runner].node.as_mut().unwrap().take_receipts(now.at, vec![foreign]);
+        net.run(9_000);
+        assert_eq!(net.runs().len(), 0, "a run of the other's may still go on");
+        net.run(2_000);
+        net.runs().len()
+    };
+    assert_eq!((look(true, false), look(false, false)), (1, 1));
+    assert_eq!((look(true, true), look(false, true)), (0, 0));
 }
 
 #[test]
