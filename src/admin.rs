@@ -33,7 +33,7 @@ use crate::memory;
 use crate::metrics::Metrics;
 
 pub use self::commands::{
-    Answer, Beaten, Change, Command, Commands, Forgotten, Leaving, Maintained, Redelivered, Refusal, Reloaded,
+    Answer, Beaten, Change, Command, Commands, Forgotten, Held, Leaving, Maintained, Redelivered, Refusal, Reloaded,
 };
 pub use self::upload::Upload;
 

@@ -118,6 +118,7 @@ async fn start(config: Config, config_path: PathBuf) -> anyhow::Result<(Box<Driv
         governor: *governor,
         apps: apps.clone(),
         maintained: state.maintenance(),
+        held: state.holds(),
         handlers: handlers.clone(),
         letters,
         random,

@@ -350,6 +350,11 @@ impl Driver {
                         tracing::error!(%error, "what is in maintenance cannot be kept for the next start");
                     }
                 }
+                Output::Hold(held) => {
+                    if let Err(error) = self.state.keep_holds(&held) {
+                        tracing::error!(%error, "what is held cannot be kept for the next start");
+                    }
+                }
                 Output::Fence(delivery) => self.handlers.fence(&delivery),
                 Output::Keep(letter) => self.kept.keep(&letter),
                 Output::Settled(id) => self.kept.settle(&id),
@@ -422,6 +427,8 @@ impl Driver {
                 self.run_by_hand(&handler, event, app.as_ref(), dry_run, reply);
             }
             Change::Maintenance { app, on, limit } => self.maintain(app.as_ref(), on, limit, reply),
+            Change::Hold { name, limit } => self.hold(&name, limit, reply),
+            Change::Release { name } => self.release(&name, reply),
             Change::Redeliver { delivery } => self.redeliver(&delivery, reply),
             Change::Beat { app, result } => self.beat(&app, &result, reply),
             Change::Leave { now } => self.leave(now, reply),

@@ -289,6 +289,7 @@ mod tests {
             dead: Vec::new(),
             known_size: 3,
             receipts: Vec::new(),
+            operator_holds: Vec::new(),
             holds: vec![HoldStatus { app: "www".into(), member: "c".into(), reason: "budget".into() }],
             datagrams: [("sent".into(), 40), ("replay".into(), 1)].into(),
         }

@@ -1,6 +1,6 @@
 //! The state directory: what a node must still know after it died.
 //!
-//! It holds the generation's high-water mark, where members were, what is in maintenance, the node's own key, the journal
+//! It holds the generation's high-water mark, where members were, what is in maintenance or held, the node's own key, the journal
 //! (retries, dead letters, what handlers keep), the cache of compiled handlers, and
 //! the components that were installed over those of the config, and belongs to one daemon at a time. Every file is
 //! replaced whole (written beside, synced, renamed), so a reader finds the old or the new one and never half of one. The daemon opens it first of all, before a packet is sent; `picored check` only
@@ -16,10 +16,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use picored_core::name::HoldName;
 use picored_core::name::{AppName, HandlerName};
-use picored_core::node::Maintained;
+use picored_core::node::{Held, Maintained};
 use picored_core::time::Wall;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use std::fmt::Display;
+use std::str::FromStr;
 
 use crate::journal::{Journal, JournalError, Values};
 
@@ -261,20 +264,9 @@ impl StateDir {
     /// What [`Self::keep_maintenance`] kept: applications, and when their maintenance ends by itself. A damaged file is
     /// told of and forgotten: an application that is well is published again.
     pub fn maintenance(&self) -> BTreeMap<AppName, Option<Wall>> {
-        let path = self.path.join("maintenance");
-        let line = |line: &str| {
-            let (app, until) = line.split_once(' ')?;
-            let until = if until == "-" { None } else { Some(Wall(until.parse().ok()?)) };
-            Some((AppName::new(app).ok()?, until))
-        };
-        let text = match read_limited(&path) {
-            Ok(bytes) => String::from_utf8(bytes).ok().filter(|text| text.is_empty() || text.ends_with('\n')),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return BTreeMap::new(),
-            Err(_) => None,
-        };
-        text.and_then(|text| text.lines().map(line).collect()).unwrap_or_else(|| {
+        self.read_terms("maintenance").unwrap_or_else(|file| {
             tracing::error!(
-                file = %path.display(),
+                %file,
                 "cannot read what was in maintenance, so nothing is: see `picored maintenance on`. The file is written anew \
                  with the next one"
             );
@@ -284,10 +276,46 @@ impl StateDir {
 
     /// Keeps which applications are in maintenance, and until when.
     pub fn keep_maintenance(&self, apps: &[Maintained]) -> Result<(), StateError> {
+        self.keep_terms("maintenance", apps)
+    }
+
+    /// What [`Self::keep_holds`] kept, as with maintenance: what is forgotten is held no longer.
+    pub fn holds(&self) -> BTreeMap<HoldName, Option<Wall>> {
+        self.read_terms("holds").unwrap_or_else(|file| {
+            tracing::error!(
+                %file,
+                "cannot read what was held by an operator, so nothing is: see `picored hold`. The file is written anew with \
+                 the next one"
+            );
+            BTreeMap::new()
+        })
+    }
+
+    /// Keeps what an operator holds, and until when.
+    pub fn keep_holds(&self, held: &[Held]) -> Result<(), StateError> {
+        self.keep_terms("holds", held)
+    }
+
+    /// Names, and until when they count. A file that cannot be read is the error.
+    fn read_terms<N: FromStr + Ord>(&self, name: &str) -> Result<BTreeMap<N, Option<Wall>>, String> {
+        let path = self.path.join(name);
+        let line = |line: &str| {
+            let (name, until) = line.split_once(' ')?;
+            let until = if until == "-" { None } else { Some(Wall(until.parse().ok()?)) };
+            Some((name.parse().ok()?, until))
+        };
+        let text = match read_limited(&path) {
+            Ok(bytes) => String::from_utf8(bytes).ok().filter(|text| text.is_empty() || text.ends_with('\n')),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(_) => None,
+        };
+        text.and_then(|text| text.lines().map(line).collect()).ok_or_else(|| path.display().to_string())
+    }
+
+    fn keep_terms(&self, name: &str, terms: &[(impl Display, Option<Wall>)]) -> Result<(), StateError> {
         let until = |until: &Option<Wall>| until.map_or_else(|| "-".to_owned(), |until| until.0.to_string());
-        let text: String = apps.iter().map(|(app, end)| format!("{app} {}\n", until(end))).collect();
-        let path = self.path.join("maintenance");
-        replace(&self.path, "maintenance", text.as_bytes()).map_err(failed("write", &path))
+        let text: String = terms.iter().map(|(name, end)| format!("{name} {}\n", until(end))).collect();
+        replace(&self.path, name, text.as_bytes()).map_err(failed("write", &self.path.join(name)))
     }
 
     /// The journal and what it keeps: retries, dead letters, and what handlers keep.

@@ -17,7 +17,7 @@ use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use picored_core::event::{DeliveryId, EventKind};
-use picored_core::name::{AppName, HandlerName, NodeName};
+use picored_core::name::{AppName, HandlerName, HoldName, NodeName};
 use picored_core::status::{HandlerStatus, MemberStatus};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -25,7 +25,8 @@ use tokio::task::JoinSet;
 
 use super::commands::{CHANGE_TIME, MAX_REASON};
 use super::{
-    Beaten, Deliveries, Forgotten, HandlerChange, HandlerRun, Leaving, Maintained, NodeStatus, Redelivered, Reloaded,
+    Beaten, Deliveries, Forgotten, HandlerChange, HandlerRun, Held, Leaving, Maintained, NodeStatus, Redelivered,
+    Reloaded,
 };
 
 /// From the connection to the last byte.
@@ -132,9 +133,24 @@ pub async fn maintenance(
     limit: Option<Duration>,
 ) -> Result<Vec<Maintained>, ClientError> {
     let app = app.map(|app| format!("&app={app}")).unwrap_or_default();
-    // A part of a second more is not missed.
-    let limit = limit.map(|limit| format!("&for={}", limit.as_secs_f64().ceil())).unwrap_or_default();
+    let limit = limit.map(|limit| format!("&for={}", whole_seconds(limit))).unwrap_or_default();
     post(socket, format!("/v1/maintenance?{}{app}{limit}", if on { "on" } else { "off" }), Vec::new()).await
+}
+
+/// A part of a second more is not missed.
+fn whole_seconds(limit: Duration) -> f64 {
+    limit.as_secs_f64().ceil()
+}
+
+/// `POST /v1/hold/NAME`: what is held there then.
+pub async fn hold(socket: &Path, name: &HoldName, limit: Option<Duration>) -> Result<Vec<Held>, ClientError> {
+    let limit = limit.map(|limit| format!("?for={}", whole_seconds(limit))).unwrap_or_default();
+    post(socket, format!("/v1/hold/{name}{limit}"), Vec::new()).await
+}
+
+/// `POST /v1/release/NAME`: what is still held there.
+pub async fn release(socket: &Path, name: &HoldName) -> Result<Vec<Held>, ClientError> {
+    post(socket, format!("/v1/release/{name}"), Vec::new()).await
 }
 
 /// `POST /v1/apps/NAME/beat`: the application is well, or fails for this reason.

@@ -10,8 +10,9 @@ use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
 use picored_core::event::{DeliveryId, EventKind, NoDeliveryId};
-use picored_core::name::{AppName, HandlerName, NodeName};
+use picored_core::name::{AppName, HandlerName, HoldName, NodeName};
 use picored_core::reload::Plan;
+use picored_core::time::Wall;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -76,6 +77,18 @@ pub enum Change {
         /// After how long it ends by itself, if it does.
         limit: Option<Duration>,
     },
+    /// Keep an application or a member in what is published. The answer is a list of [`Held`].
+    Hold {
+        /// Which.
+        name: HoldName,
+        /// After how long it ends by itself, if it does.
+        limit: Option<Duration>,
+    },
+    /// Do so no longer. The answer is a list of [`Held`].
+    Release {
+        /// Which.
+        name: HoldName,
+    },
     /// An application says how it is. The answer is a [`Beaten`].
     Beat {
         /// Which.
@@ -136,6 +149,22 @@ pub struct Maintained {
     pub until: Option<String>,
     /// Whether it stays published all the same, as it is up nowhere else.
     pub kept: bool,
+}
+
+/// What an operator holds on this node, as `POST /v1/hold/NAME` and `POST /v1/release/NAME` answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The application's or the member's name.
+    pub name: String,
+    /// When it ends by itself: RFC 3339, UTC.
+    pub until: Option<String>,
+}
+
+impl Held {
+    /// So called, and until then.
+    pub fn new(name: &HoldName, until: Option<Wall>) -> Self {
+        Self { name: name.to_string(), until: until.map(|until| until.rfc3339()) }
+    }
 }
 
 /// The answer to `POST /v1/apps/NAME/beat`.
@@ -233,6 +262,12 @@ pub(super) fn app(name: &str) -> Result<AppName, Refusal> {
     AppName::new(name).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, format!("no such application: {error}")))
 }
 
+/// The application or member of that name, if there can be one.
+pub(super) fn hold_name(name: &str) -> Result<HoldName, Refusal> {
+    let no = |error| Refusal::new(StatusCode::NOT_FOUND, format!("no such application or member: {error}"));
+    HoldName::new(name).map_err(no)
+}
+
 /// Whether a query has `key`, with or without a value.
 pub(super) fn has(query: &str, key: &str) -> bool {
     url::form_urlencoded::parse(query.as_bytes()).any(|(found, _)| found == key)
@@ -271,15 +306,29 @@ pub(super) fn maintenance(query: &str) -> Result<Change, Refusal> {
             "on" => on = Some(true),
             "off" => on = Some(false),
             "app" => app = Some(value.parse().map_err(|error| wrong(format!("`app`: {error}")))?),
-            "for" => {
-                let seconds: u64 = value.parse().map_err(|_| wrong("`for` is a number of seconds".into()))?;
-                limit = Some(Duration::from_secs(seconds));
-            }
+            "for" => limit = Some(seconds(&value)?),
             _ => return Err(wrong("this takes `on` or `off`, `app` and `for`".into())),
         }
     }
     let on = on.ok_or_else(|| wrong("say `on` or `off`".into()))?;
     Ok(Change::Maintenance { app, on, limit })
+}
+
+/// `for=SECONDS`, or nothing.
+pub(super) fn hold(name: HoldName, query: &str) -> Result<Change, Refusal> {
+    let mut limit = None;
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "for" => limit = Some(seconds(&value)?),
+            _ => return Err(Refusal::new(StatusCode::BAD_REQUEST, "this takes `for` or nothing")),
+        }
+    }
+    Ok(Change::Hold { name, limit })
+}
+
+fn seconds(value: &str) -> Result<Duration, Refusal> {
+    let seconds = value.parse().map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "`for` is a number of seconds"))?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// `fail` and `reason=TEXT`, each of which may be left out.

@@ -43,6 +43,8 @@ enum Route {
     Forget(String),
     Leave,
     Maintenance,
+    Hold(String),
+    Release(String),
     Beat(String),
     Reload,
 }
@@ -67,6 +69,8 @@ impl Route {
             ["", "v1", "members", name, "forget"] => Self::Forget(name.to_owned()),
             ["", "v1", "leave"] => Self::Leave,
             ["", "v1", "maintenance"] => Self::Maintenance,
+            ["", "v1", "hold", name] => Self::Hold(name.to_owned()),
+            ["", "v1", "release", name] => Self::Release(name.to_owned()),
             ["", "v1", "apps", name, "beat"] => Self::Beat(name.to_owned()),
             ["", "v1", "reload"] => Self::Reload,
             ["", "v1", "handlers", name, "upgrade"] => Self::Upgrade(name.to_owned()),
@@ -87,6 +91,8 @@ impl Route {
             | Self::Forget(_)
             | Self::Leave
             | Self::Maintenance
+            | Self::Hold(_)
+            | Self::Release(_)
             | Self::Beat(_)
             | Self::Reload => Method::POST,
         }
@@ -140,7 +146,8 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let Sources { status, metrics, events, followers, commands } = sources;
     let route = Route::of(request.uri().path()).ok_or_else(|| {
-        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/leave, /v1/maintenance, /v1/apps/NAME/beat, /v1/handlers, /v1/events, /v1/deliveries, \
+        let paths = "/v1/status, /v1/members, /v1/members/NAME/forget, /v1/leave, /v1/maintenance, \
+                     /v1/hold/NAME, /v1/release/NAME, /v1/apps/NAME/beat, /v1/handlers, /v1/events, /v1/deliveries, \
                      /v1/deliveries/HANDLER/NUMBER/redeliver, /v1/reload, /metrics, \
                      and for each handler /v1/handlers/NAME/upgrade, .../rollback and .../run";
         Refusal::new(StatusCode::NOT_FOUND, format!("no such path: there are {paths}"))
@@ -217,6 +224,16 @@ async fn answer(
             may_change?;
             commands::no_body(body).await?;
             commands::maintenance(query)?
+        }
+        Route::Hold(name) => {
+            may_change?;
+            commands::no_body(body).await?;
+            commands::hold(commands::hold_name(&name)?, query)?
+        }
+        Route::Release(name) => {
+            may_change?;
+            commands::no_body(body).await?;
+            Change::Release { name: commands::hold_name(&name)? }
         }
         Route::Beat(app) => {
             may_change?;

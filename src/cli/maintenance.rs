@@ -47,7 +47,7 @@ enum Switch {
     Off,
 }
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     let limit = parse_duration(text).filter(|limit| !limit.is_zero());
     limit.ok_or("write whole numbers with d, h, m, s or ms, the longer unit first: 1h30m")
 }

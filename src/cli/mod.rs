@@ -11,6 +11,7 @@ mod deliveries;
 mod events;
 mod forget;
 mod handler;
+mod hold;
 mod init;
 mod keygen;
 mod leave;
@@ -70,6 +71,8 @@ enum Verb {
     Forget(forget::Args),
     Leave(leave::Args),
     Maintenance(maintenance::Args),
+    Hold(hold::HoldArgs),
+    Release(hold::ReleaseArgs),
     Beat(beat::Args),
     Handler(handler::Args),
     Sim(sim::Args),
@@ -110,6 +113,8 @@ fn run_for_a_moment(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Redeliver(args) => redeliver::run(&args),
         Verb::Leave(args) => leave::run(&args),
         Verb::Maintenance(args) => maintenance::run(&args),
+        Verb::Hold(args) => hold::hold(&args),
+        Verb::Release(args) => hold::release(&args),
         Verb::Beat(args) => beat::run(&args),
         Verb::Forget(args) => forget::run(&args),
         Verb::Handler(args) => handler::run(&args),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::process::ExitCode;
 
-use picored_core::status::{HandlerStatus, HoldStatus, LastUpgrade};
+use picored_core::status::{HandlerStatus, HoldStatus, LastUpgrade, OperatorHoldStatus};
 
 use super::ask::Daemon;
 use crate::admin::{NodeStatus, client};
@@ -53,6 +53,11 @@ fn text(node: &NodeStatus) -> String {
     }
     for HoldStatus { app, member, reason } in &status.holds {
         writeln!(text, "held       {}", printable(&format!("{app} on {member}: {reason}")))
+            .expect("a string takes all text");
+    }
+    for OperatorHoldStatus { name, node, until } in &status.operator_holds {
+        let until = until.as_ref().map_or_else(String::new, |time| format!(" until {time}"));
+        writeln!(text, "held       {}", printable(&format!("{name} by an operator on {node}{until}")))
             .expect("a string takes all text");
     }
     if !status.handlers.is_empty() {

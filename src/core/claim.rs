@@ -22,6 +22,8 @@ pub enum AppStanding {
 pub struct Claim {
     /// How it stands.
     pub standing: AppStanding,
+    /// Whether an operator holds it: it is not taken out because it fails.
+    pub is_held: bool,
     /// Where it answers while it is up.
     pub endpoints: Vec<Endpoint>,
 }

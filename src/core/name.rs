@@ -155,6 +155,10 @@ name! {
     AppName(Arc<str>)
 }
 name! {
+    /// What an operator holds: an application's name, or a node's.
+    HoldName(Arc<str>)
+}
+name! {
     /// A handler's name, as the config gives it.
     HandlerName(Arc<str>)
 }

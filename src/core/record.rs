@@ -18,6 +18,8 @@ use crate::name::{AppName, HandlerName, NodeName};
 pub const MAX_RECORD: usize = 820;
 /// So many scopes and handlers are named in which the owner's runs fail.
 pub const MAX_FAILING: usize = 8;
+/// So many applications and members a node holds at most.
+pub const MAX_HOLDING: usize = 4;
 /// What a handler takes of a record at most, in bytes.
 const HANDLER_BYTES: usize = 13;
 /// A life takes at most so many generations above its boot; the boot of the next lies above them.
@@ -80,7 +82,7 @@ impl AppRecord {
 
 /// What of [`MAX_RECORD`] is left for the applications of a node with so many handlers, if its name is as long as can be.
 pub const fn room_for_apps(handlers: usize) -> usize {
-    MAX_RECORD - crate::name::MAX_LEN - 41 - 4 * MAX_FAILING - HANDLER_BYTES * handlers
+    MAX_RECORD - crate::name::MAX_LEN - 41 - 4 * MAX_FAILING - 1 - 4 * MAX_HOLDING - HANDLER_BYTES * handlers
 }
 
 const _: () = assert!(room_for_apps(crate::config::MAX_HANDLERS) >= 250, "many handlers leave room for applications");
@@ -106,6 +108,11 @@ impl ShortDigest {
     /// Stands for a handler's name: equal names have equal ones on every node.
     pub fn of_name(name: &HandlerName) -> Self {
         Self::of_bytes(name.as_str().as_bytes())
+    }
+
+    /// Stands for an application or a member that an operator holds.
+    pub(crate) fn of_held(name: &str) -> Self {
+        Self::of_bytes(name.as_bytes())
     }
 
     /// Stands for a scope of a handler.
@@ -168,6 +175,9 @@ pub struct Record {
     /// In which scopes the owner's runs fail of late, or of which handler in more than one: others run them. At most
     /// [`MAX_FAILING`].
     pub failing: Vec<ShortDigest>,
+    /// The applications and members that an operator holds there: they are not taken out because they fail. At most
+    /// [`MAX_HOLDING`].
+    pub holding: Vec<ShortDigest>,
 }
 
 impl Record {
@@ -182,6 +192,7 @@ impl Record {
             ready: false,
             handlers: Vec::new(),
             failing: Vec::new(),
+            holding: Vec::new(),
         }
     }
 
@@ -273,6 +284,7 @@ pub(crate) mod tests {
             ready: false,
             handlers: vec![],
             failing: vec![],
+            holding: vec![],
         }
     }
 

@@ -30,6 +30,9 @@ pub struct Status {
     /// What is published, or not, against how it looks; by application and member.
     #[serde(default)]
     pub holds: Vec<HoldStatus>,
+    /// What operators hold.
+    #[serde(default)]
+    pub operator_holds: Vec<OperatorHoldStatus>,
     /// What was published last, by handler and application.
     #[serde(default)]
     pub receipts: Vec<ReceiptStatus>,
@@ -183,8 +186,20 @@ pub struct HoldStatus {
     pub app: String,
     /// The member.
     pub member: String,
-    /// `never-empty`, `quorum`, `settle`, `flap`, `budget` or `panic`.
+    /// `never-empty`, `operator`, `quorum`, `settle`, `flap`, `budget` or `panic`.
     pub reason: String,
+}
+
+/// An application or a member that an operator holds, on one node that was told so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorHoldStatus {
+    /// Its name.
+    pub name: String,
+    /// The node.
+    pub node: String,
+    /// When it ends by itself: RFC 3339, UTC; known on that node alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// One application on a member.

@@ -47,6 +47,8 @@ pub struct Member {
     pub handlers: Option<Vec<HandlerTag>>,
     /// The scopes and handlers in which its runs fail.
     pub failing: Vec<ShortDigest>,
+    /// What an operator holds there.
+    pub holding: Vec<ShortDigest>,
 }
 
 impl Member {
@@ -127,7 +129,9 @@ impl View {
     /// How `app` stands on each member that has it, and where it answers.
     pub fn claims(&self, app: &AppName) -> BTreeMap<NodeName, Claim> {
         let having = self.members.iter().filter_map(|(name, member)| Some((name, member, member.apps.get(app)?)));
+        let is_app_held = self.is_held(app.as_str());
         let claims = having.map(|(name, member, app)| {
+            let is_held = is_app_held || self.is_held(name.as_str());
             let standing = match (member.state, app.up, app.state) {
                 (_, true, _) => AppStanding::Up,
                 (MemberState::Left, ..) | (_, _, AppState::Maintenance) => AppStanding::TakenOut,
@@ -137,9 +141,21 @@ impl View {
             };
             let (member, port) = (name, app.port);
             let endpoints = app.publish.iter().map(|&address| Endpoint { member: member.clone(), address, port });
-            (name.clone(), Claim { standing, endpoints: endpoints.collect() })
+            (name.clone(), Claim { standing, is_held, endpoints: endpoints.collect() })
         });
         claims.collect()
+    }
+
+    /// Who holds the application or the member of this name. Who is down may not have changed its mind.
+    pub fn holders(&self, name: &str) -> impl Iterator<Item = &NodeName> {
+        let tag = ShortDigest::of_held(name);
+        let holds = move |member: &Member| member.state != MemberState::Left && member.holding.contains(&tag);
+        self.members.iter().filter(move |(_, member)| holds(member)).map(|(name, _)| name)
+    }
+
+    fn is_held(&self, name: &str) -> bool {
+        // Nearly always nothing is, and nothing is computed.
+        self.members.values().any(|member| !member.holding.is_empty()) && self.holders(name).next().is_some()
     }
 
     /// Every address that any member ever claimed for `app`, sorted.
@@ -176,7 +192,8 @@ impl View {
             let Fact { address, generation, state, record, .. } = fact;
             let (ready, handlers) = (record.is_some_and(|record| record.ready), record.map(|it| it.handlers.clone()));
             let failing = record.map(|record| record.failing.clone()).unwrap_or_default();
-            let member = Member { address, generation, state, apps, ready, handlers, failing };
+            let holding = record.map(|record| record.holding.clone()).unwrap_or_default();
+            let member = Member { address, generation, state, apps, ready, handlers, failing, holding };
             self.members.insert(fact.name.clone(), member);
         }
         events

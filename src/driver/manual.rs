@@ -1,5 +1,5 @@
 //! What is said over the admin socket and has an answer: runs by hand, in the handler's line or dry beside it, beats,
-//! maintenance, members to forget.
+//! maintenance, holds, members to forget.
 //!
 //! A run in the line is a delivery like any other, whose end is the answer. A dry one reads what a run would read and
 //! writes nothing. Part of the driver.
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use picored_core::event::{DeliveryId, EventKind, RunEnd};
-use picored_core::name::{AppName, HandlerName, NodeName};
-use picored_core::node::{BeatError, Input, Maintenance, ManualError, Notice};
+use picored_core::name::{AppName, HandlerName, HoldName, NodeName};
+use picored_core::node::{BeatError, Held, HoldError, Input, Maintenance, ManualError, Notice};
 use tokio::sync::oneshot;
 
 use super::Driver;
@@ -110,6 +110,18 @@ impl Driver {
         let _ = reply.send(done.map_err(|error| Refusal::new(StatusCode::NOT_FOUND, error.to_string())));
     }
 
+    /// Keeps an application or a member in what is published.
+    pub(super) fn hold(&mut self, name: &HoldName, limit: Option<Duration>, reply: oneshot::Sender<Answer>) {
+        let done = self.node.hold(self.clock.now(), name, limit);
+        let _ = reply.send(held(done));
+    }
+
+    /// Does so no longer.
+    pub(super) fn release(&mut self, name: &HoldName, reply: oneshot::Sender<Answer>) {
+        let done = self.node.release(self.clock.now(), name);
+        let _ = reply.send(held(done));
+    }
+
     /// Tells who asked for a delivery how it ended.
     pub(super) fn answer_asked(&mut self, notice: &Notice) {
         let Notice::Ended { delivery, outcome, end, took } = notice else { return };
@@ -160,6 +172,21 @@ impl Driver {
             let _ = reply.send(Ok(json(&run)));
         });
     }
+}
+
+fn held(done: Result<Vec<Held>, HoldError>) -> Answer {
+    let told = |held: Vec<Held>| {
+        let held = held.into_iter();
+        json(&held.map(|(name, until)| admin::Held::new(&name, until)).collect::<Vec<_>>())
+    };
+    let refused = |error: HoldError| {
+        let code = match error {
+            HoldError::Unknown(_) | HoldError::NotHeld(_) => StatusCode::NOT_FOUND,
+            HoldError::TooMany | HoldError::HeldElsewhere { .. } => StatusCode::CONFLICT,
+        };
+        Refusal::new(code, error.to_string())
+    };
+    done.map(told).map_err(refused)
 }
 
 fn not_run(error: &ManualError) -> Refusal {

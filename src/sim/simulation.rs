@@ -395,7 +395,7 @@ impl Simulation {
                 *durable = generation.max(*durable);
             }
             // No operator is simulated.
-            Output::Maintain(_) | Output::EndCheck { .. } | Output::Keep(_) | Output::Settled(_) => {}
+            Output::Maintain(_) | Output::Hold(_) | Output::EndCheck { .. } | Output::Keep(_) | Output::Settled(_) => {}
             Output::Fence(delivery) => self.machines[machine].fenced = Some(delivery),
             Output::Remember(members) => self.machines[machine].remembered = members,
             Output::Load(handler) => {

@@ -11,7 +11,7 @@ use picored_core::name::{AppName, NodeName};
 use picored_core::node::Notice;
 use picored_core::status::{
     AccuserStatus, AppStatus, Evidence, FailingStatus, HandlerStatus, HoldStatus, LastRun, LastUpgrade, MemberStatus,
-    MismatchStatus, MissingAsk, Status,
+    MismatchStatus, MissingAsk, OperatorHoldStatus, Status,
 };
 use picored_core::time::Wall;
 use tokio::sync::{oneshot, watch};
@@ -129,6 +129,7 @@ pub(crate) fn status() -> Status {
         dead: Vec::new(),
         known_size: 3,
         receipts: Vec::new(),
+        operator_holds: vec![OperatorHoldStatus { name: "www".into(), node: "web1".into(), until: None }],
         holds: vec![HoldStatus { app: "www".into(), member: "web2".into(), reason: "budget".into() }],
         datagrams: BTreeMap::from([("accepted".into(), 10), ("sent".into(), 12)]),
     }

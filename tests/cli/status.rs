@@ -106,6 +106,7 @@ fn status_tells_programs_all_of_it() {
         "known_size",
         "members",
         "node",
+        "operator_holds",
         "pid",
         "quorum",
         "receipts",

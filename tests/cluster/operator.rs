@@ -133,6 +133,30 @@ async fn a_run_by_hand_is_the_runners_alone() {
 }
 
 #[tokio::test]
+async fn what_is_held_stays_held_over_a_restart() {
+    let site = Site::new();
+    let website = Website::start(|_| Answer::Good).await;
+    let setup = site.setup("n1", "127.0.0.1:0").app(&website, "192.0.2.1", APP);
+    let node = site.start(&setup);
+    node.sees(&["n1"]).await;
+    let (code, _, error) = node.told(&["hold", "w3"]).await;
+    assert!(code == Some(1) && error.contains("no application and no member w3"), "{error}");
+    let held = "www is held until `picored release www`\n";
+    assert_eq!(node.told(&["hold", "www"]).await, (Some(0), held.into(), String::new()));
+    let (code, out, _) = node.told(&["hold", "n1", "--for", "1h"]).await;
+    assert!(code == Some(0) && out.starts_with("n1 is held until 2") && out.ends_with(held), "{out}");
+    drop(node);
+    let node = site.start(&setup);
+    node.sees(&["n1"]).await;
+    let (_, out, _) = node.told(&["status"]).await;
+    assert!(out.contains("held       www by an operator on n1\n"), "{out}");
+    assert!(node.told(&["release", "n1"]).await.1 == held);
+    assert_eq!(node.told(&["release", "www"]).await.1, "nothing is held on this node\n");
+    let (code, _, error) = node.told(&["release", "www"]).await;
+    assert!(code == Some(1) && error.contains("nobody holds www"), "{error}");
+}
+
+#[tokio::test]
 async fn who_follows_sees_a_run_end() {
     let site = Site::new();
     let website = Website::start(|_| Answer::Good).await;

@@ -16,7 +16,7 @@ use crate::event::{DeliveryId, Event, Outcome, RunEnd};
 use crate::governor::Hold;
 use crate::ledger::Delivery;
 use crate::letter::Letter;
-use crate::name::{AppName, ClusterName, HandlerName, NodeName};
+use crate::name::{AppName, ClusterName, HandlerName, HoldName, NodeName};
 use crate::record::{AppState, MAX_RECORD};
 use crate::route::Connection;
 use crate::snapshot::Snapshot;
@@ -24,6 +24,7 @@ use crate::status::{Evidence, MissingAsk};
 use crate::time::Wall;
 use crate::versions::Takeover;
 
+use super::hold::Held;
 use super::maintain::Maintained;
 
 /// What a node starts with.
@@ -56,6 +57,8 @@ pub struct Settings {
     pub apps: Vec<App>,
     /// Those in maintenance, and when that ends by itself: what [`Output::Maintain`] said.
     pub maintained: BTreeMap<AppName, Option<Wall>>,
+    /// What an operator holds there, and when that ends by itself: what [`Output::Hold`] said.
+    pub held: BTreeMap<HoldName, Option<Wall>>,
     /// Its handlers.
     pub handlers: Vec<Handler>,
     /// Deliveries that an earlier life has left: what [`Output::Keep`] said, less what [`Output::Settled`] did.
@@ -242,6 +245,8 @@ pub enum Output {
     Remember(Vec<SocketAddr>),
     /// Keep these, and nothing else, as in maintenance for the next start.
     Maintain(Vec<Maintained>),
+    /// Keep these, and nothing else, as held by an operator for the next start.
+    Hold(Vec<Held>),
     /// Keep this for the next start, in the place of what was kept of the same delivery. It is to be on the disk before
     /// anybody is told of the [`Notice::Ended`] that follows; nothing else waits for that.
     Keep(Arc<Letter>),

@@ -75,8 +75,12 @@ impl Node {
     /// When the next maintenance ends by itself. The time of day decides, as it has to survive a restart; that it may be
     /// set is why it is looked at again after a while.
     pub(super) fn maintenance_ends(&self) -> Option<Instant> {
-        let ends = self.settings.maintained.values().flatten().min()?;
-        Some(self.seen.at + ends.since(self.seen.wall).min(Duration::from_secs(60)))
+        self.in_at_most_a_minute(self.settings.maintained.values())
+    }
+
+    pub(super) fn in_at_most_a_minute<'a>(&self, times: impl Iterator<Item = &'a Option<Wall>>) -> Option<Instant> {
+        let next = times.flatten().min()?;
+        Some(self.seen.at + next.since(self.seen.wall).min(Duration::from_secs(60)))
     }
 
     pub(super) fn maintenance_due(&mut self, now: Now) {

@@ -16,6 +16,7 @@ mod exchange;
 mod forget;
 mod govern;
 mod heal;
+mod hold;
 mod keep;
 mod leave;
 mod maintain;
@@ -32,7 +33,7 @@ mod summary;
 mod tests;
 mod upgrade;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -61,6 +62,7 @@ use crate::view::View;
 pub use self::beat::BeatError;
 pub use self::boundary::{Input, Invocation, Notice, Output, Settings, SettingsError};
 pub use self::forget::ForgetError;
+pub use self::hold::{Held, HoldError};
 pub use self::maintain::{Maintained, Maintenance, NoSuchApp};
 pub use self::manual::ManualError;
 pub use self::missing::MAX_REMEMBERED;
@@ -117,13 +119,13 @@ pub struct Node {
     receipts: Receipts,
     /// What will be told of the runs that go on.
     drafts: BTreeMap<DeliveryId, Receipt>,
-    /// Which receipt of each application was taken for what is published.
-    adopted: BTreeMap<AppName, u64>,
+    /// Which receipt of each application was taken for what is published, and for which members.
+    adopted: BTreeMap<AppName, (u64, BTreeSet<NodeName>)>,
     books: BTreeMap<HandlerName, HandlerBook>,
     /// When this node begins to run handlers; none before it knows enough to do so.
     runs_from: Option<Instant>,
     /// The scopes that this node runs.
-    own_scopes: std::collections::BTreeSet<ScopeKey>,
+    own_scopes: BTreeSet<ScopeKey>,
     /// Those among them that may have had another runner until now, and when its last run is over.
     look_again: BTreeMap<ScopeKey, Instant>,
     /// When the last run in a scope ended that failed, until one is done.
@@ -259,6 +261,7 @@ impl Node {
         }
         self.heal_due(now.at);
         self.maintenance_due(now);
+        self.holds_due(now);
         self.reconcile_due(now);
         while let Some(tick) = self.timers.pop_due(now.at) {
             match tick {
@@ -302,6 +305,7 @@ impl Node {
             self.membership.poll_timeout(),
             self.govern_timeout(),
             self.maintenance_ends(),
+            self.hold_ends(),
             self.drain_ends(),
         ];
         let own = timers.into_iter().chain([contact, health, self.heal.poll_timeout(), ledger, reconcile]);
@@ -436,6 +440,7 @@ impl Node {
             ready: self.is_ready(),
             handlers: self.handler_tags(),
             failing: self.failing_tags(),
+            holding: self.holding_tags(),
         }
     }
 

@@ -128,13 +128,17 @@ impl Node {
         let apps: Vec<_> = self.view.apps().cloned().collect();
         for app in apps {
             let Some(receipt) = self.receipts.of_app(&app) else { continue };
-            if self.adopted.get(&app).is_some_and(|epoch| *epoch >= receipt.epoch) {
-                continue;
+            let (epoch, members) = self.adopted.entry(app.clone()).or_default();
+            if *epoch < receipt.epoch {
+                (*epoch, *members) = (receipt.epoch, BTreeSet::new());
             }
-            let claims = self.view.claims(&app);
-            let failed = |member: &_| receipt.failure(now.wall, member);
-            self.governor.adopt(now.at, &app, &claims, |member| receipt.has_published(member), failed);
-            self.adopted.insert(app, receipt.epoch);
+            // Each once: of some this node may hear later than of what was published.
+            let mut claims = self.view.claims(&app);
+            claims.retain(|member, _| members.insert(member.clone()));
+            if !claims.is_empty() {
+                let failed = |member: &_| receipt.failure(now.wall, member);
+                self.governor.adopt(now.at, &app, &claims, |member| receipt.has_published(member), failed);
+            }
         }
     }
 

@@ -81,6 +81,7 @@ impl Node {
             quorum: self.has_quorum(self.seen.at),
             known_size: self.known_size(),
             holds: holds.collect(),
+            operator_holds: self.operator_holds(),
             receipts: self.receipt_status(),
             handlers: handlers.collect(),
             datagrams: self.datagrams.iter().map(|(fate, count)| ((*fate).to_owned(), *count)).collect(),

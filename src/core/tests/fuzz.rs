@@ -105,6 +105,7 @@ fn settings(text: &str, port: u16) -> Settings {
         governor: GovernorRules::default(),
         apps: vec![app],
         maintained: BTreeMap::new(),
+        held: BTreeMap::new(),
         letters: Vec::new(),
         handlers: vec![handler],
         random: [port as u8; 32],
@@ -232,6 +233,7 @@ impl Fuzz {
             ready: true,
             handlers,
             failing: vec![],
+            holding: vec![short],
         }
     }
 

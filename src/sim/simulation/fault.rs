@@ -44,6 +44,7 @@ impl Simulation {
             governor: self.template.governor,
             apps: self.template.apps_of(machine),
             maintained: Default::default(),
+            held: Default::default(),
             letters: Vec::new(),
             handlers: self.template.handlers.clone(),
             random: self.rng.random(),

@@ -110,10 +110,13 @@ fn what_led_to_a_verdict_is_told_with_it() {
                 _ => None,
             });
             assert_eq!(told, Some((&node_name(4), &Box::new(evidence.clone()))));
-            assert!(evidence.suspected_ms.unwrap() >= 3_000 && evidence.accusers.len() >= 2, "{evidence}");
+            let is_own = evidence.verdict.as_deref() == Some("own");
+            // Who takes another's word need not have heard of all that led to it.
+            let accusers = if is_own { 2 } else { 1 };
+            assert!(evidence.suspected_ms.unwrap() >= 3_000 && evidence.accusers.len() >= accusers, "{evidence}");
             let others = (0..4).map(|slot| node_name(slot).to_string()).collect::<Vec<_>>();
             assert!(evidence.accusers.iter().all(|it| others.contains(&it.name) && it.asked == 3), "{evidence}");
-            own += u32::from(evidence.verdict.as_deref() == Some("own"));
+            own += u32::from(is_own);
         }
         assert!(own >= 1, "somebody gave the verdict");
         net.start(4);

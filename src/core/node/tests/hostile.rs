@@ -85,6 +85,7 @@ fn any_standing(rng: &mut StdRng) -> Standing {
 fn any_record(rng: &mut StdRng) -> Record {
     Record {
         failing: vec![],
+        holding: some(rng, |rng| ShortDigest::new(&rng.random())),
         node: any_name(rng),
         boot: any_number(rng),
         sequence: any_number(rng),

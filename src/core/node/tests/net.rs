@@ -7,11 +7,13 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::{Input, Invocation, Maintained, Node, Notice, Output, Reconfiguration, Settings, SettingsError};
+use super::super::{
+    Held, Input, Invocation, Maintained, Node, Notice, Output, Reconfiguration, Settings, SettingsError,
+};
 use crate::config::{App, Check, GovernorRules, Handler, Pattern, Profile, RunOn, Seed, Source, TcpCheck, TwoNode};
 use crate::digest::Digest;
 use crate::envelope::ClusterKey;
-use crate::event::{DeliveryId, EventKind, Outcome, RunEnd, StopReason};
+use crate::event::{DeliveryId, Event, EventKind, Outcome, RunEnd, StopReason};
 use crate::letter::Letter;
 use crate::name::{AppName, ClusterName, HandlerName, NodeName};
 use crate::time::{Instant, Now, TimerQueue, Wall};
@@ -88,6 +90,8 @@ pub(super) struct Net {
     pub(super) versions: BTreeMap<usize, Vec<Digest>>,
     /// What each disk keeps of maintenance.
     maintained: BTreeMap<usize, Vec<Maintained>>,
+    /// What each disk keeps of holds.
+    held: BTreeMap<usize, Vec<Held>>,
     /// What each disk keeps of deliveries.
     pub(super) letters: BTreeMap<usize, BTreeMap<DeliveryId, Letter>>,
     /// The checks that a node wanted ended: the node, the check's number.
@@ -167,6 +171,7 @@ impl Net {
             run_takes: Duration::from_millis(20),
             versions: BTreeMap::new(),
             maintained: BTreeMap::new(),
+            held: BTreeMap::new(),
             letters: BTreeMap::new(),
             ended_checks: Vec::new(),
             remembered: BTreeMap::new(),
@@ -223,6 +228,7 @@ impl Net {
                 fall: 3,
             }],
             maintained: self.maintained.get(&slot).cloned().unwrap_or_default().into_iter().collect(),
+            held: self.held.get(&slot).cloned().unwrap_or_default().into_iter().collect(),
             handlers: vec![Handler {
                 name: HandlerName::new("dns").unwrap(),
                 source: Source::Builtin(text("ok")),
@@ -406,6 +412,7 @@ impl Net {
                 Output::RaiseGeneration(_) => {}
                 Output::EndCheck { number } => self.ended_checks.push((slot, number)),
                 Output::Maintain(apps) => drop(self.maintained.insert(slot, apps)),
+                Output::Hold(held) => drop(self.held.insert(slot, held)),
                 Output::Keep(letter) => {
                     self.trace.push(Line { at_ms, node: slot, what: What::Kept(letter.id()) });
                     let letters = self.letters.entry(slot).or_default();
@@ -561,36 +568,29 @@ impl Net {
 
     /// The events that were told of, as (node, kind, member).
     pub(super) fn events(&self, kind: EventKind) -> Vec<(usize, String)> {
-        self.trace
-            .iter()
-            .filter_map(|line| match &line.what {
-                What::Notice(Notice::Event(event)) if event.kind == kind => {
-                    Some((line.node, event.member.as_ref().map(ToString::to_string).unwrap_or_default()))
-                }
-                _ => None,
-            })
-            .collect()
+        let member = |event: &Event| event.member.as_ref().map(ToString::to_string).unwrap_or_default();
+        let events = self.trace.iter().filter_map(|line| match &line.what {
+            What::Notice(Notice::Event(event)) if event.kind == kind => Some((line.node, member(event))),
+            _ => None,
+        });
+        events.collect()
     }
 
     /// All runs: when, on which node, for what.
     pub(super) fn runs(&self) -> Vec<(u64, usize, &Invocation)> {
-        self.trace
-            .iter()
-            .filter_map(|line| match &line.what {
-                What::Run(run) => Some((line.at_ms, line.node, &**run)),
-                _ => None,
-            })
-            .collect()
+        let runs = self.trace.iter().filter_map(|line| match &line.what {
+            What::Run(run) => Some((line.at_ms, line.node, &**run)),
+            _ => None,
+        });
+        runs.collect()
     }
 
     pub(super) fn outcomes(&self) -> Vec<Outcome> {
-        self.trace
-            .iter()
-            .filter_map(|line| match &line.what {
-                What::Notice(Notice::Ended { outcome, .. }) => Some(*outcome),
-                _ => None,
-            })
-            .collect()
+        let ended = self.trace.iter().filter_map(|line| match &line.what {
+            What::Notice(Notice::Ended { outcome, .. }) => Some(*outcome),
+            _ => None,
+        });
+        ended.collect()
     }
 }
 
