@@ -6,25 +6,29 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use picored_core::config::{Config, DEFAULT_ADMIN_SOCKET};
 use picored_core::envelope::ClusterKey;
 use picored_core::node::{Node, Settings};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, Commands};
 use crate::check::Prober;
 use crate::driver::{self, Clock, Driver, Parts, wall};
-use crate::events::Events;
+use crate::events::{Events, History};
 use crate::handler::{Host, HostConfig, Limits, MAX_COMPONENT_BYTES, Secrets};
 use crate::metrics::{self, Metrics};
 use crate::net::{BindError, Socket, Streams, bind_both};
 use crate::service::Service;
 use crate::signals::Signals;
 use crate::store::{self, StateDir};
+
+/// So long the end of the process waits for the disk to have what happened last.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs a node until it is told to stop. `config_path` is where the config was read from, for the log.
 ///
@@ -33,17 +37,29 @@ use crate::store::{self, StateDir};
 pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     // What the start goes through is gone when it is over, from the stack as well: it is a call of its own for sure.
     let starting: Pin<Box<dyn Future<Output = _>>> = Box::pin(start(config, config_path));
-    let (mut driver, serving) = starting.await?;
+    let Started { mut driver, serving, keeping, end_history } = starting.await?;
     let ended = driver.run().await;
     serving.abort();
     // Waiting lets the socket's file go before the process does.
     let _ = serving.await;
+    // The last things that happened; a disk that hangs is not waited for.
+    drop(end_history);
+    let _ = tokio::time::timeout(LAST_WORDS, keeping).await;
     tracing::info!(target: "picored::node", "stopped");
     ended
 }
 
-/// A driver that is ready to run, and the task that serves the admin socket.
-async fn start(config: Config, config_path: PathBuf) -> anyhow::Result<(Box<Driver>, JoinHandle<()>)> {
+/// A daemon that is ready to run.
+struct Started {
+    driver: Box<Driver>,
+    /// The admin socket's task.
+    serving: JoinHandle<()>,
+    /// The history's, and what ends it when it goes.
+    keeping: JoinHandle<()>,
+    end_history: oneshot::Sender<()>,
+}
+
+async fn start(config: Config, config_path: PathBuf) -> anyhow::Result<Started> {
     // From here on a signal is kept until the driver looks for it.
     let signals = Signals::new()?;
     let secrets = read_secrets(&config)?;
@@ -137,7 +153,10 @@ async fn start(config: Config, config_path: PathBuf) -> anyhow::Result<(Box<Driv
     }
     let (status, readers) = watch::channel(Arc::new(core.status()));
     let (sender, commands) = Commands::channel(state.uploads_dir().to_owned(), MAX_COMPONENT_BYTES);
-    let events = Events::default();
+    let history = History::new(&node.state_dir);
+    let events = Events::new(Some(history.clone()));
+    let (end_history, history_ended) = oneshot::channel();
+    let keeping = tokio::spawn(history.keep(events.reader(), history_ended));
     let service = Service::from_environment();
     service.ready();
     if let Some(listener) = metrics_listener {
@@ -160,7 +179,7 @@ async fn start(config: Config, config_path: PathBuf) -> anyhow::Result<(Box<Driv
         events,
         service,
     };
-    Ok((Box::new(Driver::new(core, clock, parts)), serving))
+    Ok(Started { driver: Box::new(Driver::new(core, clock, parts)), serving, keeping, end_history })
 }
 
 /// The secrets that handlers use, with a warning for each that is not kept as one.

@@ -1,23 +1,57 @@
-//! What happened lately, for `picored events`: a short memory of one line of JSON for each thing.
+//! What happened lately, for `picored events`: a short memory of one line of JSON for each thing, and its history on the
+//! disk.
 //!
 //! The driver writes, readers of the admin socket follow. There is no queue for each reader: all read the one memory at
 //! their own pace, and who is slower than what happens is told how much was overwritten. So no reader costs memory, and
-//! none holds the daemon up.
+//! none holds the daemon up. The history is kept by one more such reader.
+
+mod history;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use picored_core::event::RunEnd;
+use picored_core::event::{EventKind, RunEnd};
 use picored_core::node::Notice;
 use picored_core::time::Wall;
 use picored_core::versions::Takeover;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use self::history::History;
+use self::history::Past;
+
 /// So many are remembered.
 pub const REMEMBERED: usize = 128;
 /// What somebody else said is cut to so many characters.
 const TEXT: usize = 240;
+
+/// What can happen beside events, in the order of [`Happening::kind`]'s documentation.
+const OTHER_KINDS: [&str; 19] = [
+    "verdict",
+    "joined",
+    "checked",
+    "ended",
+    "upgraded",
+    "rolled-back",
+    "upgrade-refused",
+    "config-mismatch",
+    "config-agreed",
+    "degraded",
+    "recovered",
+    "held",
+    "released",
+    "refused",
+    "cut-off",
+    "reunited",
+    "rejoined",
+    "name-taken",
+    "drained",
+];
+
+/// All kinds of what can happen.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    EventKind::ALL.iter().map(|kind| kind.as_str()).chain(OTHER_KINDS)
+}
 
 /// One thing that happened. Fields that say nothing of it are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,7 +64,7 @@ pub struct Happening {
     /// An event's kind (`app-down`), or `verdict` (why the member is down whose `member-down` comes next), `joined`, `checked` (this node's own verdict on an application changed), `ended`
     /// (a run of a handler, or what came of a delivery without one), `upgraded`, `rolled-back`, `upgrade-refused` (another
     /// version of a handler), `config-mismatch` (the member's handler differs from most nodes'), `config-agreed` (no longer),
-    /// `degraded` (the member answers over TCP alone), `recovered` (its datagrams come through again), `held`, `refused`,
+    /// `degraded` (the member answers over TCP alone), `recovered` (its datagrams come through again), `held`, `released`, `refused`,
     /// `cut-off` (most members were lost at once, so handlers wait), `reunited` (they go on), `rejoined`, `name-taken`, `drained` (it
     /// leaves when resolvers have forgotten it).
     pub kind: String,
@@ -178,6 +212,7 @@ pub struct Events(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    history: Option<History>,
     ring: Mutex<Ring>,
     /// The number of the last one.
     news: watch::Sender<u64>,
@@ -193,11 +228,59 @@ struct Ring {
 
 impl Default for Events {
     fn default() -> Self {
-        Self(Arc::new(Shared { ring: Mutex::default(), news: watch::Sender::new(0) }))
+        Self::new(None)
+    }
+}
+
+/// What a reader wants to hear of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Also what happens from now on, without end.
+    pub follow: bool,
+    /// What happened since then, on the disk as well: as [`Happening::time`] is written.
+    pub since: Option<String>,
+    /// These kinds alone; all if there is none.
+    pub kinds: Vec<String>,
+}
+
+impl Wanted {
+    /// Whether a line is wanted. What was lost is told in any case.
+    fn includes(&self, line: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Head<'a> {
+            time: &'a str,
+            kind: &'a str,
+        }
+        if self.since.is_none() && self.kinds.is_empty() {
+            return true;
+        }
+        match serde_json::from_str::<Head<'_>>(line) {
+            Ok(Head { time, kind }) => {
+                let is_kind = self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind);
+                // Of one form, so that they are in the order of time.
+                is_kind && self.since.as_deref().is_none_or(|since| time >= since)
+            }
+            Err(_) => true,
+        }
+    }
+
+    fn of(&self, text: String) -> String {
+        text.split_inclusive('\n').filter(|line| self.includes(line)).collect()
     }
 }
 
 impl Events {
+    /// An empty memory, and where the rest is.
+    pub fn new(history: Option<History>) -> Self {
+        Self(Arc::new(Shared { history, ring: Mutex::default(), news: watch::Sender::new(0) }))
+    }
+
+    /// What is wanted, piece by piece.
+    pub fn lines(&self, wanted: Wanted) -> Lines {
+        let history = self.0.history.clone().filter(|_| wanted.since.is_some());
+        Lines { wanted: Arc::new(wanted), history, past: None, reader: self.reader() }
+    }
+
     /// Remembers it, and wakes who follows.
     pub fn note(&self, notice: &Notice, time: Wall) {
         let mut happening = Happening { time: time.rfc3339(), ..Happening::of(notice) };
@@ -209,6 +292,7 @@ impl Events {
         }
         let mut ring = self.ring();
         happening.number = ring.last + 1;
+        debug_assert!(kinds().any(|kind| kind == happening.kind), "{} is asked for by its name", happening.kind);
         let line = serde_json::to_string(&happening).expect("plain data has a JSON form");
         if ring.lines.len() == REMEMBERED {
             ring.lines.pop_front();
@@ -264,6 +348,11 @@ impl Reader {
         text
     }
 
+    /// The number of the last one that it came by.
+    fn seen(&self) -> u64 {
+        self.next - 1
+    }
+
     /// Waits until something has happened, and gives it as [`Self::lines`] does.
     pub async fn wait(&mut self) -> String {
         loop {
@@ -273,6 +362,46 @@ impl Reader {
             }
             // Never fails: this reader holds the sender.
             let _ = self.news.changed().await;
+        }
+    }
+}
+
+/// What a reader wants, piece by piece: what the disk has, then what the memory has, then what happens.
+#[derive(Debug)]
+pub struct Lines {
+    wanted: Arc<Wanted>,
+    /// To be read yet.
+    history: Option<History>,
+    past: Option<Past>,
+    reader: Reader,
+}
+
+impl Lines {
+    /// The next lines of JSON; none at the end.
+    pub async fn next(&mut self) -> Option<String> {
+        if let Some(history) = self.history.take()
+            && let Ok((past, last)) = tokio::task::spawn_blocking(move || history.read()).await
+        {
+            // What the disk has not is in the memory, or was lost.
+            (self.past, self.reader.next) = (Some(past), last + 1);
+        }
+        while let Some(mut past) = self.past.take() {
+            let wanted = self.wanted.clone();
+            let read = tokio::task::spawn_blocking(move || (past.chunk(&wanted), past)).await;
+            if let Ok((text, past)) = read
+                && !text.is_empty()
+            {
+                self.past = Some(past);
+                return Some(text);
+            }
+        }
+        loop {
+            let text = if self.wanted.follow { self.reader.wait().await } else { self.reader.lines() };
+            let is_end = text.is_empty();
+            let text = self.wanted.of(text);
+            if !text.is_empty() || is_end {
+                return Some(text).filter(|_| !is_end);
+            }
         }
     }
 }

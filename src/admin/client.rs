@@ -28,6 +28,7 @@ use super::{
     Beaten, Deliveries, Forgotten, HandlerChange, HandlerRun, Held, Leaving, Maintained, NodeStatus, Redelivered,
     Reloaded,
 };
+use crate::events::Wanted;
 
 /// From the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -183,15 +184,20 @@ pub async fn run(
     post(socket, format!("/v1/handlers/{handler}/run?event={event}{app}{dry_run}"), Vec::new()).await
 }
 
-/// `GET /v1/events`: hands each line to `take` until there are no more, or it wants no more. With `follow`, which goes on
+/// `GET /v1/events`: hands each line to `take` until there are no more, or it wants no more. Where it follows, which goes on
 /// until the daemon ends, the end is an error.
 pub async fn events(
     socket: &Path,
-    follow: bool,
+    wanted: &Wanted,
     mut take: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
-    let target = if follow { "/v1/events?follow" } else { "/v1/events" };
-    let request = Request::get(target).header(HOST, "picored").body(Full::default());
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if wanted.follow {
+        query.append_key_only("follow");
+    }
+    query.extend_pairs(wanted.since.iter().map(|since| ("since", since)));
+    query.extend_pairs(wanted.kinds.iter().map(|kind| ("kind", kind)));
+    let request = Request::get(format!("/v1/events?{}", query.finish())).header(HOST, "picored").body(Full::default());
     let request = request.expect("the parts are constants of ours");
     let protocol = |reason: String| ClientError::Protocol { path: socket.to_owned(), reason };
     let begin = tokio::time::timeout(PATIENCE, begin(socket, request));
@@ -214,7 +220,7 @@ pub async fn events(
         }
     }
     match status {
-        StatusCode::OK if follow => Err(ClientError::Ended(socket.to_owned())),
+        StatusCode::OK if wanted.follow => Err(ClientError::Ended(socket.to_owned())),
         StatusCode::OK => Ok(()),
         _ => Err(refused(socket, status, &rest)),
     }

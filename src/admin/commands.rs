@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::upload::Upload;
+use crate::events::{self, Wanted};
 use crate::log;
 
 /// So many commands wait for the driver.
@@ -268,9 +269,30 @@ pub(super) fn hold_name(name: &str) -> Result<HoldName, Refusal> {
     HoldName::new(name).map_err(no)
 }
 
-/// Whether a query has `key`, with or without a value.
-pub(super) fn has(query: &str, key: &str) -> bool {
-    url::form_urlencoded::parse(query.as_bytes()).any(|(found, _)| found == key)
+/// `follow`, `since=TIME` and any number of `kind=KIND`, each of which may be left out.
+pub(super) fn events(query: &str) -> Result<Wanted, Refusal> {
+    let wrong = |reason: &str| Refusal::new(StatusCode::BAD_REQUEST, reason);
+    let mut wanted = Wanted::default();
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "follow" => wanted.follow = true,
+            "since" => {
+                let form = "0000-00-00T00:00:00.000Z";
+                let fits = |(found, form): (char, char)| found == form || (form == '0' && found.is_ascii_digit());
+                if value.len() != form.len() || !value.chars().zip(form.chars()).all(fits) {
+                    return Err(wrong("`since` is a time such as 2026-01-31T12:00:00.000Z"));
+                }
+                wanted.since = Some(value.into_owned());
+            }
+            "kind" if events::kinds().all(|kind| kind != value) => {
+                let kinds = events::kinds().collect::<Vec<_>>().join(", ");
+                return Err(wrong(&format!("there is no such kind; there are {kinds}")));
+            }
+            "kind" => wanted.kinds.push(value.into_owned()),
+            _ => return Err(wrong("this takes `follow`, `since` and `kind`")),
+        }
+    }
+    Ok(wanted)
 }
 
 /// `event=KIND&app=NAME&dry-run`, each of which may be left out.

@@ -1,4 +1,4 @@
-//! The answer that does not end: what happens, sent on as it happens.
+//! The answer that comes in pieces: what happened, and what happens, which does not end.
 //!
 //! The connection asks for more when there is room for it, so a reader that does not read holds nothing up but its own
 //! place, of which there are few. Made by the routes.
@@ -11,27 +11,27 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::events::Reader;
+use crate::events::Lines;
 
-type Next = Pin<Box<dyn Future<Output = (Reader, String)> + Send>>;
+type Next = Pin<Box<dyn Future<Output = (Lines, Option<String>)> + Send>>;
 
 /// The body of such an answer.
 pub(super) struct Follow {
     next: Next,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Follow {
-    /// Begins where `reader` stands, and keeps `place` while somebody reads.
-    pub(super) fn new(reader: Reader, place: OwnedSemaphorePermit) -> Self {
-        Self { next: next(reader), _place: place }
+    /// Sends on what `lines` has, and keeps `place` while somebody reads.
+    pub(super) fn new(lines: Lines, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { next: next(lines), _place: place }
     }
 }
 
-fn next(mut reader: Reader) -> Next {
+fn next(mut lines: Lines) -> Next {
     Box::pin(async move {
-        let lines = reader.wait().await;
-        (reader, lines)
+        let text = lines.next().await;
+        (lines, text)
     })
 }
 
@@ -43,8 +43,8 @@ impl Body for Follow {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Poll::Ready((reader, lines)) = self.next.as_mut().poll(context) else { return Poll::Pending };
-        self.next = next(reader);
-        Poll::Ready(Some(Ok(Frame::data(lines.into()))))
+        let Poll::Ready((lines, text)) = self.next.as_mut().poll(context) else { return Poll::Pending };
+        self.next = next(lines);
+        Poll::Ready(text.map(|text| Ok(Frame::data(text.into()))))
     }
 }

@@ -175,16 +175,21 @@ async fn answer(
         }
         Route::Handlers => return Ok(json(StatusCode::OK, &status.borrow().handlers)),
         Route::Deliveries => return Ok(json(StatusCode::OK, &Deliveries::of(&status.borrow()))),
-        Route::Events if commands::has(query, "follow") => {
-            let place = followers.clone().try_acquire_owned().map_err(|_| {
-                let reason = format!("{FOLLOWERS} follow already, and no more may: ask without `follow`");
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason)
-            })?;
-            // Whoever sets it sets it once: a connection has one request.
-            let _ = extension.set(Extension::Follow);
-            return Ok(lines(Either::Right(Follow::new(events.reader(), place))));
+        Route::Events => {
+            let wanted = commands::events(query)?;
+            let place = match wanted.follow {
+                false => None,
+                true => Some(followers.clone().try_acquire_owned().map_err(|_| {
+                    let reason = format!("{FOLLOWERS} follow already, and no more may: ask without `follow`");
+                    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+                })?),
+            };
+            if place.is_some() {
+                // Whoever sets it sets it once: a connection has one request.
+                let _ = extension.set(Extension::Follow);
+            }
+            return Ok(lines(Either::Right(Follow::new(events.lines(wanted), place))));
         }
-        Route::Events => return Ok(lines(Either::Left(Full::from(events.reader().lines())))),
         Route::Run(handler) => {
             may_change?;
             commands::no_body(body).await?;

@@ -3,27 +3,39 @@
 use std::io::{self, ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::ask::Daemon;
+use super::maintenance::duration;
 use crate::admin::client;
-use crate::events::{Happening, Lost, REMEMBERED};
+use crate::driver::wall;
+use crate::events::{Happening, Lost, REMEMBERED, Wanted};
 use crate::log::printable;
 
 /// Show what happened lately on a running node
 ///
 /// Members and applications that come and go, this node's own checks that changed their verdict, how handlers' runs
-/// ended, and sets that were held because nothing is up. A node remembers the last 128 since its start.
+/// ended, and sets that were held because nothing is up. Of those the last 128 since the start of the node; with --since
+/// also what its history on the disk has, which is the last megabyte or two.
 ///
 /// With --json: one object a line, with `number`, `time`, `kind` and what else there is to say of that kind. A reader
 /// that is too slow finds {"lost": N} in place of what it missed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  picored events\n  picored events --follow --json | jq -c 'select(.kind == \
+#[command(
+    after_help = "Examples:\n  picored events\n  picored events --since 1h --kind app-down --kind app-up\n  picored events --follow --json | jq -c 'select(.kind == \
                         \"ended\" and .outcome != \"done\")'\n  curl -N --unix-socket /run/picored/picored.sock \
-                        'http://picored/v1/events?follow'")]
+                        'http://picored/v1/events?follow'"
+)]
 pub(super) struct Args {
     /// Go on with what happens, until the daemon ends or Ctrl-C
     #[arg(long, short)]
     follow: bool,
+    /// Begin so long ago, such as 1h or 2d
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    since: Option<Duration>,
+    /// Show this kind alone, such as app-down; may be given more than once
+    #[arg(long = "kind", value_name = "KIND")]
+    kinds: Vec<String>,
     #[command(flatten)]
     daemon: Daemon,
 }
@@ -33,6 +45,7 @@ const _: () = assert!(REMEMBERED == 128, "the help says so");
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let json = args.daemon.json;
     let mut failure = None;
+    let wanted = Wanted { follow: args.follow, since: args.since.map(ago), kinds: args.kinds.clone() };
     let take = |line: &str| {
         let line = if json { line.to_owned() } else { text(line) };
         let mut out = io::stdout().lock();
@@ -44,12 +57,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     };
-    args.daemon.ask(async |socket| client::events(&socket, args.follow, take).await)?;
+    args.daemon.ask(async |socket| client::events(&socket, &wanted, take).await)?;
     match failure {
         // A reader that has gone has had enough.
         Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The time of day so long ago, as happenings have it.
+pub(super) fn ago(long: Duration) -> String {
+    wall().before(long).rfc3339()
 }
 
 /// One line for people.

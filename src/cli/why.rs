@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use picored_core::governor::Hold;
 use picored_core::name::NameError;
@@ -12,16 +13,18 @@ use serde::Serialize;
 
 use super::ask::Daemon;
 use crate::admin::client;
-use crate::events::Happening;
+use crate::events::{Happening, Wanted};
 use crate::log::printable;
 
 /// So many things that happened are shown, the newest.
 const EVENTS: usize = 20;
+/// Nothing older is.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Show why an application's record is as it is, or what became of a node
 ///
 /// For each member that has the application: how it stands and who says so, the gate that holds it published or out of
-/// the record, what was published last and by whom, what still waits, and what happened lately. All as the node sees it
+/// the record, what was published last and by whom, what still waits, and what happened within seven days. All as the node sees it
 /// that is asked; who ran a handler remembers the most of its runs.
 ///
 /// With --json: an object with `members` (each with `member`, `state`, `app`, `app_state`, `publish`, `published`, `hold`,
@@ -73,13 +76,14 @@ struct Standing {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut events = Vec::new();
+    let wanted = Wanted { since: Some(super::events::ago(LONGEST)), ..Wanted::default() };
     let (status, deliveries) = args.daemon.ask(async |socket| {
         let take = |line: &str| {
             // What was overwritten is no happening.
             events.extend(serde_json::from_str::<Happening>(line).ok().filter(|it| !it.kind.is_empty()));
             ControlFlow::Continue(())
         };
-        client::events(&socket, false, take).await?;
+        client::events(&socket, &wanted, take).await?;
         Ok((client::status(&socket).await?.status, client::deliveries(&socket).await?))
     })?;
     let why = Why::of(&args.name, &status, deliveries.pending.into_iter().chain(deliveries.dead), events);

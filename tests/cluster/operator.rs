@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use picored::admin::HandlerRun;
 use picored::admin::client::{self, ClientError};
-use picored::events::Happening;
+use picored::events::{Happening, Wanted};
 use picored_core::event::EventKind;
 use picored_core::name::HandlerName;
 
@@ -148,6 +148,12 @@ async fn what_is_held_stays_held_over_a_restart() {
     drop(node);
     let node = site.start(&setup);
     node.sees(&["n1"]).await;
+    let (_, out, _) = node.told(&["events", "--since", "1h", "--kind", "joined"]).await;
+    assert_eq!(out.lines().count(), 2, "of the life before as well: {out}");
+    let (_, out, _) = node.told(&["events", "--kind", "joined"]).await;
+    assert_eq!(out.lines().count(), 1, "{out}");
+    let (code, _, error) = node.told(&["events", "--kind", "join"]).await;
+    assert!(code == Some(1) && error.contains("there is no such kind; there are member-up, "), "{error}");
     let (_, out, _) = node.told(&["status"]).await;
     assert!(out.contains("held       www by an operator on n1\n"), "{out}");
     assert!(node.told(&["release", "n1"]).await.1 == held);
@@ -164,7 +170,8 @@ async fn who_follows_sees_a_run_end() {
     let node = site.start(&setup);
     node.joined().await;
     let (mut kinds, socket) = (Vec::new(), setup.socket.clone());
-    let follow = client::events(&socket, true, |line| {
+    let wanted = Wanted { follow: true, ..Wanted::default() };
+    let follow = client::events(&socket, &wanted, |line| {
         let happening: Happening = serde_json::from_str(line).unwrap();
         kinds.push(happening.kind.clone());
         if happening.handler.as_deref() == Some("ok") { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
