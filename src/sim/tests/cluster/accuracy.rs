@@ -85,7 +85,7 @@ fn a_crash_is_known_to_all_in_time() {
 #[test]
 fn a_change_of_an_application_is_known_to_all_in_two_seconds() {
     let mut changes = Vec::new();
-    for seed in seeds(2) {
+    for seed in seeds(10) {
         let mut simulation = nodes(seed, 30);
         simulation.network.conditions = lossy(0.1);
         for round in 0..4 {
