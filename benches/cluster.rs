@@ -31,6 +31,8 @@ pub(crate) struct Line {
     pub(crate) node: usize,
     /// What it says, by name.
     pub(crate) fields: Value,
+    /// When it was read.
+    pub(crate) at: Instant,
 }
 
 impl Line {
@@ -110,8 +112,9 @@ impl Cluster {
         let writer = self.writer.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let at = Instant::now();
                 let Ok(fields) = serde_json::from_str(&line) else { continue };
-                if writer.send(Line { node, fields }).is_err() {
+                if writer.send(Line { node, fields, at }).is_err() {
                     return;
                 }
             }
@@ -150,6 +153,11 @@ impl Cluster {
         self.folder.path().join(format!("{}.sock", name(node)))
     }
 
+    /// Waits for what is asked over an admin socket.
+    pub(crate) fn ask<T>(&self, asking: impl Future<Output = T>) -> T {
+        self.runtime.block_on(asking)
+    }
+
     /// Forgets what was logged so far.
     pub(crate) fn skip_lines(&self) {
         while self.next_line().is_some() {}
@@ -170,7 +178,7 @@ impl Cluster {
     fn sees_all(&self, node: usize) -> bool {
         let socket = self.admin_socket(node);
         // Not listening yet is one more reason to ask again.
-        let Ok(status) = self.runtime.block_on(client::status(&socket)) else { return false };
+        let Ok(status) = self.ask(client::status(&socket)) else { return false };
         let well = |member: &&MemberStatus| member.state == "alive" && member.apps.iter().all(|app| app.state == "up");
         let seen = status.status.members.iter().filter(well).count();
         seen == self.nodes.len() && status.status.handlers.iter().all(|handler| handler.state == "ready")

@@ -22,6 +22,9 @@ struct Args {
     /// What to measure; all if left out
     #[arg(value_enum)]
     what: Option<What>,
+    /// After so many runs of handlers memory is looked at
+    #[arg(long, default_value_t = 100)]
+    deliveries: usize,
     /// What is measured
     #[arg(long, default_value = env!("CARGO_BIN_EXE_picored"))]
     picored: PathBuf,
@@ -42,10 +45,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let is_wanted = |what| args.what.is_none_or(|only| only == what);
     let mut is_good = true;
     if is_wanted(What::Memory) {
-        is_good &= memory::measure(&args.picored)?;
+        is_good &= memory::measure(&args.picored, args.deliveries)?;
     }
     if is_wanted(What::Javascript) {
-        is_good &= memory::measure_javascript(&args.picored)?;
+        is_good &= memory::measure_javascript(&args.picored, args.deliveries)?;
     }
     if is_wanted(What::Idle) {
         is_good &= idle::measure(&args.picored)?;

@@ -1,5 +1,5 @@
 //! The memory of a node right after its handlers ran: three nodes, five handlers, one application whose checks go down
-//! and up again on the other nodes until the first node has run a hundred deliveries and twenty more, each of them a
+//! and up again on the other nodes until the first node has run a hundred deliveries, or as many as is said, and twenty more, each of them a
 //! sample.
 //!
 //! The application's name is chosen so that the first node is the one to run all five handlers. The same deliveries to
@@ -23,7 +23,6 @@ use crate::process::{Mappings, Memory, mappings, peak, sum};
 const NODES: usize = 3;
 const HANDLERS: [&str; 5] = ["dns", "echo", "fetch", "ok", "state"];
 const JAVASCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/dns-powerdns-js/dist/dns-powerdns-js.wasm");
-const DELIVERIES: usize = 100;
 const SAMPLES: usize = 20;
 const ANONYMOUS_WANTED: u64 = 2 << 10;
 const RESIDENT_WANTED: u64 = 10 << 10;
@@ -47,12 +46,12 @@ struct Found {
 }
 
 /// Measures five handlers and prints; whether it is within what is wanted.
-pub(crate) fn measure(picored: &Path) -> anyhow::Result<bool> {
-    let found = deliver(picored, &HANDLERS)?;
+pub(crate) fn measure(picored: &Path, deliveries: usize) -> anyhow::Result<bool> {
+    let found = deliver(picored, &HANDLERS, deliveries)?;
     let anonymous = found.samples.iter().map(|sample| sum(sample).anonymous).max().unwrap_or_default();
     let largest = found.samples.iter().max_by_key(|sample| sum(sample).resident).context("there are samples")?;
     let resident = sum(largest).resident;
-    println!("KiB of a node of {NODES} with {} handlers, after {DELIVERIES} deliveries:\n", HANDLERS.len());
+    println!("KiB of a node of {NODES} with {} handlers, after {deliveries} deliveries:\n", HANDLERS.len());
     println!("{:<44}{:>9}{:>10}", "", "anonymous", "resident");
     row(&format!("right after a run, the largest of {SAMPLES}"), anonymous, resident);
     row("  wanted at most", ANONYMOUS_WANTED, RESIDENT_WANTED);
@@ -69,14 +68,14 @@ pub(crate) fn measure(picored: &Path) -> anyhow::Result<bool> {
 
 /// Measures one handler in JavaScript, and the same in Rust beside it; whether the node is within what is wanted once
 /// it is quiet again.
-pub(crate) fn measure_javascript(picored: &Path) -> anyhow::Result<bool> {
+pub(crate) fn measure_javascript(picored: &Path, deliveries: usize) -> anyhow::Result<bool> {
     println!(
         "{:<16}{:>12}{:>12}{:>12}{:>18}{:>17}",
         "one handler", "run p50, ms", "run p99, ms", "peak, KiB", "anonymous, quiet", "resident, quiet"
     );
     let mut is_good = true;
     for handler in ["dns", "javascript"] {
-        let Found { run_ms, peak, idle, .. } = deliver(picored, &[handler])?;
+        let Found { run_ms, peak, idle, .. } = deliver(picored, &[handler], deliveries)?;
         let (p50, p99) = (run_ms[run_ms.len() / 2], run_ms[run_ms.len() * 99 / 100]);
         println!("{handler:<16}{p50:>12.2}{p99:>12.2}{peak:>12}{:>18}{:>17}", idle.anonymous, idle.resident);
         is_good &= idle.anonymous <= ANONYMOUS_WANTED && idle.resident <= RESIDENT_WANTED;
@@ -89,8 +88,8 @@ fn row(what: &str, anonymous: u64, resident: u64) {
     println!("{what:<44}{anonymous:>9}{resident:>10}");
 }
 
-/// Has the first node run `handlers`, [`DELIVERIES`] times in all and then [`SAMPLES`] times more.
-fn deliver(picored: &Path, handlers: &[&str]) -> anyhow::Result<Found> {
+/// Has the first node run `handlers`, `deliveries` times in all and then [`SAMPLES`] times more.
+fn deliver(picored: &Path, handlers: &[&str], deliveries: usize) -> anyhow::Result<Found> {
     // The kernel maps around an access what it has in its cache. That may be little of a program that nobody has read for
     // a while; here it is to be all of it, which is the most that it can come to.
     std::fs::read(picored).with_context(|| picored.display().to_string())?;
@@ -120,7 +119,7 @@ fn deliver(picored: &Path, handlers: &[&str]) -> anyhow::Result<Found> {
                 }
                 run_ms.push(line.fields["run_ms"].as_f64().unwrap_or(f64::NAN));
                 left -= 1;
-                if run_ms.len() > DELIVERIES {
+                if run_ms.len() > deliveries {
                     samples.push(mappings(pid));
                 }
                 match line.text("outcome") {
