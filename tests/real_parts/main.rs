@@ -1,7 +1,7 @@
 //! The site on real parts: five servers with picored and a web server each, in network namespaces, and PowerDNS as it
 //! comes with Debian. In every round servers crash, are cut off, one way or both, hang, leave, have their clocks set, lose
 //! the provider's API and come back, at random, and now and then PowerDNS hangs; after every round the record has to be
-//! right. All the while a visitor resolves and fetches, and the record may never be empty.
+//! right, and every node to tell why it is. All the while a visitor resolves and fetches, and the record may never be empty.
 //!
 //! Run by name, as root: `cargo test --test real_parts`. `PICORED_ROUNDS` says how many rounds (20), `PICORED_SEED` which
 //! (drawn and printed), `PICORED` tests another binary.
@@ -66,6 +66,7 @@ fn play(site: &mut Site, rounds: u64, rng: &mut StdRng) -> anyhow::Result<()> {
         let said = disturb(site, rng)?;
         let before = site.watch().seen().missing;
         let took = site.wait_until_right(HOLD).with_context(|| format!("round {round}: {said}"))?;
+        site.wait_until_explained().with_context(|| format!("round {round}: {said}"))?;
         let missing = (site.watch().seen().missing - before).as_secs_f64();
         let missing = if missing > 0.0 { format!("; missing for {missing:.2} s") } else { String::new() };
         println!("{round:>4}  {:>5.1} s  {:<40} {said}{missing}", took.as_secs_f64(), site.shown());

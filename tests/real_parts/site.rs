@@ -3,13 +3,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-use crate::cluster::{Cluster, name};
+use crate::cluster::{CEILING, Cluster, name};
 use crate::network::{Held, Machine, Namespace, Network, address};
 use crate::powerdns::{API_KEY, API_PORT, PowerDns, RECORD, ZONE};
 use crate::watch::Watch;
@@ -22,6 +23,8 @@ pub(crate) const METRICS_PORT: u16 = 9946;
 
 /// So many lines of the nodes' logs are shown when a round fails.
 const LAST_LINES: usize = 200;
+/// How often a node is asked why.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What may befall a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,6 +270,39 @@ impl Site {
             }
             lines.drain(..lines.len().saturating_sub(LAST_LINES));
         })
+    }
+
+    /// Waits until every node that is well can tell why the record is as it is: who wrote it, with whom, and what keeps each
+    /// of the others out.
+    pub(crate) fn wait_until_explained(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + CEILING;
+        for server in self.well() {
+            loop {
+                let mut command = Command::new(&self.picored);
+                let why = command.args(["why", "www", "--json", "--socket"]).arg(self.cluster.admin_socket(server));
+                let said = why.output()?;
+                if serde_json::from_slice(&said.stdout).is_ok_and(|why| self.is_explained(&why)) {
+                    break;
+                }
+                let said = String::from_utf8_lossy(&said.stdout);
+                ensure!(Instant::now() < deadline, "{} cannot tell why, after {CEILING:?}: {said}", name(server));
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_explained(&self, why: &Value) -> bool {
+        let members: Vec<_> = why["members"].as_array().into_iter().flatten().collect();
+        let is_right = |server: usize| {
+            let Some(told) = members.iter().find(|it| it["member"] == name(server)) else { return false };
+            let keeps_out =
+                ["down", "left"].map(|state| told["state"] == state) != [false; 2] || told["app_state"] == "down";
+            told["published"] == self.is_well(server) && self.is_well(server) != keeps_out
+        };
+        let receipt = &why["receipts"][0];
+        let wrote = receipt["node"].is_string() && receipt["handler"] == "dns" && receipt["revision"].is_string();
+        wrote && (0..SERVERS).all(is_right)
     }
 
     /// The servers in the record, in short.
