@@ -74,8 +74,7 @@ impl History {
             }
             Ok(()) => {}
             Err(error) => {
-                // What was written of it is cut off with the next attempt.
-                kept.file = None;
+                // What was written of it is cut off with the next attempt, which opens the file again.
                 if !std::mem::replace(&mut kept.has_complained, true) {
                     let text = "`picored events --since` will miss what happens now";
                     tracing::error!(target: "picored::store", %file, %error, text, "the history cannot be kept");
@@ -100,28 +99,29 @@ impl History {
 
 impl Shared {
     fn write(&self, kept: &mut Kept, bytes: &[u8]) -> io::Result<()> {
-        if kept.file.is_some() && kept.size + bytes.len() as u64 > LARGEST {
-            kept.file = None;
+        let mut file = self.opened(kept)?;
+        if kept.size > 0 && kept.size + bytes.len() as u64 > LARGEST {
             fs::rename(&self.current, &self.old)?;
+            drop(file);
+            file = self.opened(kept)?;
         }
-        if kept.file.is_none() {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .read(true)
-                .write(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&self.current)?;
-            kept.size = end_of_lines(&mut file)?;
-            file.set_len(kept.size)?;
-            file.seek(SeekFrom::Start(kept.size))?;
-            kept.file = Some(file);
-        }
-        if let Some(file) = &mut kept.file {
-            file.write_all(bytes)?;
-            kept.size += bytes.len() as u64;
-        }
+        file.write_all(bytes)?;
+        kept.size += bytes.len() as u64;
+        kept.file = Some(file);
         Ok(())
+    }
+
+    /// The newer file, taken out of `kept` or opened at the end of its last whole line.
+    fn opened(&self, kept: &mut Kept) -> io::Result<File> {
+        if let Some(file) = kept.file.take() {
+            return Ok(file);
+        }
+        let mut options = OpenOptions::new();
+        let mut file = options.create(true).read(true).write(true).truncate(false).mode(0o600).open(&self.current)?;
+        kept.size = end_of_lines(&mut file)?;
+        file.set_len(kept.size)?;
+        file.seek(SeekFrom::Start(kept.size))?;
+        Ok(file)
     }
 }
 
@@ -236,14 +236,19 @@ mod tests {
     #[tokio::test]
     async fn the_files_are_bounded_and_a_folder_that_is_gone_harms_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        let history = History::new(dir.path());
+        let mut history = History::new(dir.path());
         let line =
             format!("{{\"time\":\"{}\",\"kind\":\"held\",\"text\":\"{}\"}}\n", Wall(0).rfc3339(), "x".repeat(400));
-        for number in 1..=(3 * LARGEST / line.len() as u64) {
-            history.append(&line, number);
-        }
         let size = |name: &str| fs::metadata(dir.path().join(name)).unwrap().len();
-        assert!(size("history") <= LARGEST && size("history.old") <= LARGEST);
+        for number in 1..=(3 * LARGEST / line.len() as u64) {
+            if number.is_multiple_of(100) {
+                // The next process.
+                history = History::new(dir.path());
+            }
+            history.append(&line, number);
+            assert!(size("history") <= LARGEST);
+        }
+        assert!(size("history.old") <= LARGEST);
         assert!(size("history") + size("history.old") > LARGEST);
         let gone = dir.path().join("gone");
         process(&gone, async |events| {
